@@ -1,0 +1,1 @@
+"""What travels between programs: the shapes of REST requests and answers. No logic."""
