@@ -37,3 +37,12 @@ def test_package_list_has_the_groups_that_dev_asks_for(name: str) -> None:
     groups = {group for line in asked for group in line.split()}
     assert groups == {"python", "runtime", "lint", "bench"}
     assert groups | {"test"} == set(re.findall(r"^\[(\w+)\]$", text, re.MULTILINE))
+
+
+def test_every_test_file_is_in_a_layer_that_dev_runs() -> None:
+    layers = re.search(r'^    test\) test_layers "([a-z0-9 ]+)"', (ROOT / "dev").read_text(), re.MULTILINE)
+    assert layers
+
+    files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+
+    assert [str(path) for path in files if path.parts[0] not in layers[1].split()] == []
