@@ -35,5 +35,5 @@ def configure_logging(level: str = "info", *, json_lines: bool | None = None) ->
 
 
 def get_logger(name: str) -> Any:
-    """A logger with `logger=name` on each line; call its methods with an event and keyword facts."""
-    return structlog.get_logger(logger=name)
+    """A logger with `module=name` on each line; call its methods with an event and keyword facts."""
+    return structlog.get_logger(module=name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from roost.common.paths import VmPaths
+from roost.common.paths import Home, VmPaths
 from roost.model.base import Model
 from roost.model.host import HostFacts
 from roost.model.plan import Plan
@@ -47,11 +47,23 @@ class Vm:
 
     record: VmRecord
     spec: VmSpec
-    paths: VmPaths
+    home: Home
 
     @property
     def id(self) -> str:
         return self.record.id
+
+    @property
+    def paths(self) -> VmPaths:
+        return self.home.vm(self.record.id)
+
+    def disks(self) -> tuple[tuple[str, DiskSpec], ...]:
+        """Name and spec of each disk: first the one made from the VM's image, if that is a disk image, then its own."""
+        own = self.spec.named_disks()
+        image = self.record.image
+        if image is None or image.kind != "disk":
+            return own
+        return (("root", DiskSpec(name="root", image=image.id, size=self.spec.disk_size)), *own)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,12 @@ def _name(value: str) -> str:
     return value
 
 
+def _disk_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", value):
+        raise ValueError("a disk's name is 1 to 20 lower-case letters, digits and hyphens, for it becomes its serial number")
+    return value
+
+
 def _interface(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", value):
         raise ValueError("an interface name has 1 to 15 letters, digits, dots, underscores and hyphens")
@@ -59,6 +65,8 @@ _DURATION_SCHEMA = {"type": ["string", "number"], "examples": ["30s", "2m", "1h3
 
 Name = Annotated[str, AfterValidator(_name)]
 """A name that can be a file, a host and a part of a URL."""
+DiskName = Annotated[str, AfterValidator(_disk_name)]
+"""A disk's name; virtio-blk serial numbers hold 20 bytes. Source: Virtio 1.2, 5.2.6."""
 InterfaceName = Annotated[str, AfterValidator(_interface)]
 """A network interface's name, at most IFNAMSIZ - 1 = 15 characters."""
 HostPath = Annotated[str, AfterValidator(_path)]

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from roost.common.units import GIB, MIB, TIB
-from roost.model.base import HostPath, InterfaceName, MacAddress, Model, Name, Seconds, Size, Text
+from roost.model.base import DiskName, HostPath, InterfaceName, MacAddress, Model, Name, Seconds, Size, Text
 
 HypervisorName = Literal["auto", "qemu", "libvirt", "cloud-hypervisor", "firecracker"]
 Firmware = Literal["bios", "uefi", "uefi-secure", "direct"]
@@ -69,8 +69,9 @@ class Forward(Model):
 class DiskSpec(Model):
     """One disk: from an image, from an existing file or block device, or empty."""
 
-    name: Name | None = None
-    """Name within the VM; `disk0`, `disk1`, … when left out. Disks are known by it when a spec changes."""
+    name: DiskName | None = None
+    """Name within the VM, and its serial number in the guest; `disk0`, `disk1`, … by place when left out. Disks are
+    known by it when a spec changes. `root` is the one made from the VM's `image`."""
     image: Text | None = None
     """Name or id of a disk image; the disk is a copy-on-write overlay on it."""
     path: HostPath | None = None
@@ -304,7 +305,7 @@ class VmSpec(Model):
             raise ValueError("disk_size belongs to image; give each disk its own size under disks")
         if self.memory.size > 512 * GIB and self.memory.backing == "tmpfs":
             raise ValueError("memory on tmpfs is limited to 512 GiB")
-        names = [disk.name for disk in self.disks if disk.name]
+        names = [name for name, _ in self.named_disks()]
         if len(set(names)) != len(names):
             raise ValueError("two disks have the same name")
         macs = [nic.mac for nic in self.nics if nic.mac]
@@ -317,6 +318,11 @@ class VmSpec(Model):
         if len(set(ports)) != len(ports):
             raise ValueError("two forwards listen on the same port of the host")
         return self
+
+    @property
+    def is_direct(self) -> bool:
+        """A kernel is booted without firmware; for an image only its manifest tells."""
+        return self.kernel is not None or self.firmware == "direct"
 
     def named_disks(self) -> tuple[tuple[str, DiskSpec], ...]:
         """Each disk with its name, defaults filled in."""

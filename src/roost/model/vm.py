@@ -19,6 +19,17 @@ VmState = Literal["stopped", "running", "warm", "sleeping", "failed"]
 nothing saved; failed: cannot go on without a person, `reason` says why, and nothing was thrown away."""
 
 
+class ImageUse(Model):
+    """What a VM took from an image when it was created."""
+
+    id: str
+    kind: Literal["disk", "kernel"]
+    cmdline: str = ""
+    """The kernel image's own command line."""
+    initrd: bool = False
+    """The kernel image has an initrd."""
+
+
 class VmRecord(Model):
     """What was settled when the VM was created and never changes by itself."""
 
@@ -44,8 +55,10 @@ class VmRecord(Model):
     vmgenid: str
     """VM generation id, a UUID: a new one for each clone and each return to a snapshot.
     Source: QEMU docs/specs/vmgenid, 7.2."""
-    image: str | None = None
-    """Full id of the image that the spec's `image` named at creation."""
+    image: ImageUse | None = None
+    """The image that the spec's `image` named at creation."""
+    ports: dict[str, int] = Field(default_factory=dict)
+    """PCIe root port of each pluggable device by its id, such as `disk-root` or `nic0`: device state finds them there."""
     disk_images: dict[str, str] = Field(default_factory=dict)
     """Disk name to full id of the image it stands on."""
     parent: str | None = None
@@ -102,11 +115,6 @@ class VmStatus(Model):
     generation: int = 0
     """Counts how often RAM ran: RAM file, device state and disks must agree on it at wake."""
     transition: Transition | None = None
-    pid: int | None = None
-    pid_started: int | None = None
-    """Start time of the process in clock ticks since boot (proc(5) stat field 22), so a reused pid is not mistaken."""
-    boot_id: str | None = None
-    """Boot of the host in which `pid` means something."""
     applied: str = ""
     """Digest of the spec that the running process was started from; differs from the spec's when a restart is due."""
     restarts: int = 0

@@ -1,0 +1,121 @@
+"""Starting, stopping, pausing: what a power button and a switch do.
+
+Callers: `backend`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from roost.common import steps
+from roost.errors import CommandRejected, RoostError
+from roost.guest import GuestAgent
+from roost.host import processes
+from roost.hypervisors.base import Vm
+from roost.hypervisors.qemu import process
+from roost.hypervisors.qemu.session import Sessions, end_process, remove_sockets
+
+GUEST_AGENT_SHUTDOWN_S = 3.0
+"""How long the guest agent has to take the request before ACPI is tried."""
+
+
+async def start(sessions: Sessions, vm: Vm) -> None:
+    """Boot from scratch. On failure nothing is left running."""
+    plan = sessions.accepted_plan(vm)
+    async with sessions.resources(vm, plan).acquired(cold=True):
+        try:
+            monitor = await sessions.launch(vm, plan)
+            steps.reached("start:launched")
+            await monitor.execute("cont")
+        except BaseException:
+            await end_process(sessions, vm)
+            remove_sockets(vm)
+            raise
+    steps.reached("start:running")
+
+
+async def stop(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
+    """Ask the guest to power down; after `timeout_s` SIGTERM, then SIGKILL. Returns what it took."""
+    handle = process.find(vm, thorough=True)
+    if handle is None:
+        return "was not running"
+    monitor = await sessions.monitor(vm)
+    with monitor.listen() as events:
+        status = await monitor.execute("query-status")
+        if status["status"] != "shutdown":
+            if not status["running"]:
+                await monitor.execute("cont")  # a paused guest hears no power button
+            for way, share in ((_ask_guest_agent, 1 / 3), (_press_button, 2 / 3)):
+                if await way(sessions, vm) and await _powered_off(events, timeout_s * share):
+                    await release(sessions, vm)
+                    return f"the guest powered down ({_WAYS[way]})"
+        else:
+            await release(sessions, vm)
+            return "the guest had powered down"
+    await processes.terminate(handle, 5.0)
+    forced = "SIGTERM" if not processes.is_alive(handle) else "SIGKILL"
+    await release(sessions, vm)
+    return f"the guest did not power down within {timeout_s:g} s; ended by {forced}"
+
+
+async def _ask_guest_agent(sessions: Sessions, vm: Vm) -> bool:
+    if not vm.spec.guest_agent:
+        return False
+    try:
+        async with GuestAgent.connect(vm.paths.socket("qga"), vm=vm.spec.name) as guest:
+            await guest.ping(timeout_s=GUEST_AGENT_SHUTDOWN_S)
+            await guest.shutdown()
+    except RoostError:
+        return False  # no agent answers: the button is what is left
+    return True
+
+
+async def _press_button(sessions: Sessions, vm: Vm) -> bool:
+    await (await sessions.monitor(vm)).execute("system_powerdown")
+    return True
+
+
+_WAYS = {_ask_guest_agent: "asked by the guest agent", _press_button: "asked by the ACPI power button"}
+
+
+async def _powered_off(events: asyncio.Queue[tuple[str, dict[str, Any]]], timeout_s: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                event, _ = await events.get()
+                if event in ("SHUTDOWN", "CLOSED"):
+                    return True
+    except TimeoutError:
+        return False
+
+
+async def release(sessions: Sessions, vm: Vm) -> None:
+    """End the process, whatever it does, and give back what it held. Idempotent."""
+    await end_process(sessions, vm)
+    steps.reached("stop:ended")
+    await sessions.resources(vm).release()
+    remove_sockets(vm)
+
+
+async def reboot(sessions: Sessions, vm: Vm) -> None:
+    """The reset button."""
+    monitor = await sessions.monitor(vm)
+    await monitor.execute("system_reset")
+
+
+async def pause(sessions: Sessions, vm: Vm) -> None:
+    await (await sessions.monitor(vm)).execute("stop")
+
+
+async def resume(sessions: Sessions, vm: Vm) -> None:
+    """Run on.
+
+    Raises:
+        CommandRejected: QEMU cannot, for instance after an internal error.
+    """
+    monitor = await sessions.monitor(vm)
+    await monitor.execute("cont")
+    status = await monitor.execute("query-status")
+    if not status["running"]:
+        raise CommandRejected(f"{vm.spec.name} did not run on: it is {status['status']}", backend="qemu", vm=vm.spec.name)

@@ -1,0 +1,99 @@
+"""The QEMU process of a VM: launching it so that it outlives the agent, and finding it again.
+
+Callers: the rest of this backend. A running VM is one process; `<run>/vms/<id>/pid` names it, and when an agent died before
+it wrote that file, the process is found by the monitor socket on its command line.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from roost.common.files import read_json, write_json
+from roost.errors import BackendError, StorageError
+from roost.host import processes
+from roost.host.processes import Launch, ProcessHandle
+from roost.host.sandbox import kvm_groups
+from roost.hypervisors.base import Vm
+from roost.model.host import HostFacts
+from roost.model.plan import Plan
+
+
+async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] = ()) -> ProcessHandle:
+    """Start QEMU detached and note its pid. It has not been spoken to yet.
+
+    Raises:
+        HostError: it could not be started.
+    """
+    for name in ("qmp", "tools", "qga", "serial", "vnc"):
+        vm.paths.socket(name).unlink(missing_ok=True)
+    uses_kvm = plan.accelerator == "kvm"
+    handle = await processes.launch(
+        Launch(
+            name=f"roost-vm-{vm.id}",
+            argv=[*plan.argv, *extra],
+            log=vm.paths.process_log,
+            uid=vm.record.uid,
+            groups=kvm_groups() if uses_kvm else (),
+            writable=(vm.paths.state, vm.paths.run),
+            devices=("/dev/kvm",) if uses_kvm else (),
+        ),
+        systemd=host.systemd,
+    )
+    write_json(vm.paths.pid, {"pid": handle.pid, "started": handle.started}, durable=False)
+    return handle
+
+
+def find(vm: Vm, *, thorough: bool = False) -> ProcessHandle | None:
+    """The VM's process, None when there is none.
+
+    Args:
+        thorough: also look through /proc, for a process whose pid was never noted.
+    """
+    try:
+        noted = read_json(vm.paths.pid)
+        handle = ProcessHandle(int(noted["pid"]), int(noted["started"]))
+        if processes.is_alive(handle) and _belongs(handle.pid, vm):
+            return handle
+    except (FileNotFoundError, StorageError, KeyError, TypeError, ValueError):
+        pass  # not noted, or damaged by a crash: look for it
+    return _search(vm) if thorough else None
+
+
+def _search(vm: Vm) -> ProcessHandle | None:
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit() and _belongs(int(entry.name), vm):
+            handle = processes.handle_of(int(entry.name))
+            if handle is not None:
+                write_json(vm.paths.pid, {"pid": handle.pid, "started": handle.started}, durable=False)
+                return handle
+    return None
+
+
+def _belongs(pid: int, vm: Vm) -> bool:
+    """Whether that process is this VM's QEMU: its UUID and its monitor stand on the command line."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return vm.record.uuid.encode() in words and any(
+        word.startswith(b"socket,id=qmp,") and vm.id.encode() in word for word in words
+    )
+
+
+def early_death(vm: Vm, handle: ProcessHandle) -> BackendError:
+    """Why QEMU ended before it could be used, in its own last words."""
+    try:
+        words = vm.paths.process_log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        words = []
+    last = words[-1] if words else "it wrote nothing"
+    if "vmm.log" not in last and ": " in last:
+        last = last.split(": ", 1)[1]
+    return BackendError(
+        f"QEMU of {vm.spec.name} ended at once: {last}",
+        backend="qemu",
+        vm=vm.spec.name,
+        hint=f"the whole output is in {vm.paths.process_log}",
+        context={"exit_status": processes.exit_status(handle)},
+    )

@@ -1,0 +1,144 @@
+"""Realising a plan's resources on the host, in order, and giving them back.
+
+Callers: every hypervisor, around create, start, wake and delete. What a plan lists is pure data; the classes of `roost.host`
+do the work, each idempotent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from roost.common import steps
+from roost.common.log import get_logger
+from roost.errors import RoostError
+from roost.host import drives, seed
+from roost.host.disks import DiskFile
+from roost.host.drives import SeedIso
+from roost.host.firmware import NvramFile
+from roost.host.locks import ensure_unlocked
+from roost.host.ram import RamFile
+from roost.host.sandbox import chown_tree
+from roost.host.tpm import TpmProcess
+from roost.hypervisors.base import Vm
+from roost.model.host import HostFacts
+from roost.model.plan import (
+    DiskResource,
+    ExternalDisk,
+    NvramResource,
+    Plan,
+    RamResource,
+    Resource,
+    SeedDrive,
+    TapResource,
+    TpmResource,
+)
+
+log = get_logger(__name__)
+
+
+class Resources:
+    """What one VM needs of its host, as its plan lists it."""
+
+    def __init__(self, vm: Vm, plan: Plan, host: HostFacts) -> None:
+        self._vm = vm
+        self._plan = plan
+        self._host = host
+
+    def make_directories(self) -> None:
+        """The VM's two directories: state readable by its owner, sockets only by the VM's user."""
+        paths, uid = self._vm.paths, self._vm.record.uid
+        for directory in (paths.state, paths.disks):
+            directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if uid is not None:
+            chown_tree(paths.run, uid)
+
+    async def create(self) -> None:
+        """Make what is kept while the VM is off. On failure the caller deletes the VM's directory."""
+        self.make_directories()
+        for resource in self._plan.resources:
+            if isinstance(resource, DiskResource | NvramResource):
+                await self._ensure(resource)
+                steps.reached(f"create:{resource.kind}")
+
+    @contextlib.asynccontextmanager
+    async def acquired(self, *, cold: bool) -> AsyncIterator[None]:
+        """Have everything in place inside the block; an error inside it releases what runs.
+
+        Args:
+            cold: a boot, so RAM starts empty and disks that are not persistent start anew. A wake keeps both.
+        """
+        self.make_directories()
+        try:
+            for resource in self._plan.resources:
+                if cold:
+                    await self._renew(resource)
+                if cold or not isinstance(resource, RamResource):
+                    await self._ensure(resource)
+                steps.reached(f"{'start' if cold else 'wake'}:{resource.kind}")
+            yield
+        except BaseException:
+            await self.release()
+            raise
+
+    async def release(self) -> None:
+        """End and remove what exists only while the VM runs. Idempotent; goes on past a part that fails."""
+        for resource in reversed(self._plan.resources):
+            try:
+                await self._release(resource)
+            except RoostError as error:
+                log.warning("release failed", vm=self._vm.id, resource=resource.kind, error=str(error))
+
+    async def _renew(self, resource: Resource) -> None:
+        uid = self._vm.record.uid
+        if isinstance(resource, DiskResource) and not resource.persistent:
+            await DiskFile(resource, uid).renew()
+        elif isinstance(resource, RamResource):
+            await RamFile(Path(resource.path), resource.size_bytes, resource.reserve, uid).delete()
+
+    async def _ensure(self, resource: Resource) -> None:
+        uid = self._vm.record.uid
+        match resource:
+            case DiskResource():
+                await DiskFile(resource, uid).ensure()
+            case ExternalDisk():
+                await ensure_unlocked(Path(resource.path))
+            case NvramResource():
+                await NvramFile(resource, uid).ensure()
+            case RamResource():
+                await RamFile(Path(resource.path), resource.size_bytes, resource.reserve, uid).ensure()
+            case SeedDrive():
+                await SeedIso(resource, self._seed_files(resource), uid).ensure()
+            case TpmResource():
+                await self._tpm(resource).ensure()
+            case TapResource():
+                raise AssertionError("taps are realised by roost.host.network")
+
+    async def _release(self, resource: Resource) -> None:
+        match resource:
+            case TpmResource():
+                await self._tpm(resource).release()
+            case SeedDrive(purpose="secrets"):
+                await SeedIso(resource, {}, self._vm.record.uid).release()
+            case _:
+                pass
+
+    def _tpm(self, resource: TpmResource) -> TpmProcess:
+        vm = self._vm
+        return TpmProcess(vm.id, resource, vm.record.uid, vm.paths.state / "tpm.log", self._host.systemd)
+
+    def _seed_files(self, resource: SeedDrive) -> dict[str, bytes]:
+        spec = self._vm.spec
+        if resource.purpose == "cidata":
+            return seed.cloud_init_files(self._vm.record, spec)
+        drive = next(drive for drive in spec.drives if drive.kind == resource.purpose)
+        return drives.config_files(drive) if drive.kind == "config" else drives.read_secrets(drive)
+
+
+async def delete_disks(resources: Iterable[Resource], uid: int | None) -> None:
+    """Delete the VM's own disk files; what belongs to the user (`path`) stays."""
+    for resource in resources:
+        if isinstance(resource, DiskResource):
+            await DiskFile(resource, uid).delete()
