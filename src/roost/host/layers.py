@@ -1,0 +1,142 @@
+"""Frozen layers: what a VM's disk held at one instant, kept read-only for clones and snapshots to stand on.
+
+Callers: hypervisors, when they clone or take a snapshot; the agent, to remove layers that nothing needs. It must not
+know VMs: the caller says which disks there are.
+
+A layer's name must be unguessable where users do not trust each other: it is readable, since clones have other uids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from roost.common.files import fsync_path
+from roost.common.paths import Home
+from roost.common.steps import reached
+from roost.errors import ConflictError, StorageError, Unsupported
+from roost.host.disks import new_overlay, storage_error
+from roost.host.locks import ensure_unlocked
+from roost.host.qcow2 import backing_chain, read_header
+
+
+async def freeze(disk: Path, layers: Path, layer_id: str, *, uid: int | None) -> Path:
+    """Make what a qcow2 disk holds a layer, and the disk an empty overlay on it. Returns the layer's path.
+
+    Both must lie on one filesystem, and no VM may use the disk. At every instant the disk's path names an image with
+    all its data, and the same call after a crash goes on from where it was:
+
+    1. link: the layer's name is a second name of the disk's file;
+    2. overlay: a new overlay on the layer takes the disk's name in one step;
+    3. seal: the layer becomes root's and read-only.
+
+    Raises:
+        ConflictError: a VM uses the disk, or the layer's name is taken by something else.
+        Unsupported: the disk is not qcow2, or the filesystem has no hard links.
+        StorageError: the disk is full; then the disk is as it was.
+    """
+    layer = layers / f"{layer_id}.qcow2"
+    await ensure_unlocked(disk)
+    with _locked(layers, fcntl.LOCK_SH):
+        if not _is_frozen(disk, layer):
+            _link(disk, layer)
+            reached("freeze:linked")
+            try:
+                await new_overlay(disk, layer, "qcow2", uid=uid)
+            except BaseException:
+                # Not yet replaced: take the second name back. After the replacement it is the only one, and stays.
+                if layer.stat().st_nlink > 1:
+                    layer.unlink()
+                raise
+            reached("freeze:overlaid")
+        _seal(layer, uid)
+        reached("freeze:sealed")
+    return layer
+
+
+async def sweep_layers(home: Home, referenced: Iterable[Path]) -> list[Path]:
+    """Remove the layers that no disk stands on, directly or through others. Returns those that were removed.
+
+    Args:
+        referenced: every qcow2 disk of every VM and snapshot, and images that could stand on a layer.
+
+    Raises:
+        FileNotFoundError: one of them, or what it stands on, is missing: perhaps a volume that is not mounted.
+        StorageError: one of them cannot be read. In both cases nothing is removed.
+    """
+    return await asyncio.to_thread(_sweep, home.layers, list(referenced))
+
+
+def _sweep(layers: Path, referenced: list[Path]) -> list[Path]:
+    if not layers.is_dir():
+        return []
+    with _locked(layers, fcntl.LOCK_EX):
+        kept = {path.resolve() for disk in referenced for path in (disk, *backing_chain(disk))}
+        unused = [layer for layer in sorted(layers.glob("*.qcow2")) if layer.resolve() not in kept]
+        for layer in unused:
+            layer.unlink()
+    return unused
+
+
+def _is_frozen(disk: Path, layer: Path) -> bool:
+    """Whether the first two steps are done.
+
+    Raises:
+        ConflictError: the layer is there and has nothing to do with this disk.
+        Unsupported: the disk is not qcow2.
+    """
+    header = read_header(disk)
+    if header is None:
+        raise Unsupported(f"{disk} is not qcow2: only a qcow2 disk can be frozen", hint="copy it instead")
+    if not layer.exists() or layer.samefile(disk):
+        return False
+    if header.backing == str(layer):
+        return True
+    raise ConflictError(
+        f"layer {layer} exists and {disk} does not stand on it", hint="choose another layer id"
+    )
+
+
+def _link(disk: Path, layer: Path) -> None:
+    try:
+        if not layer.exists():
+            os.link(disk, layer)
+            fsync_path(layer.parent)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP):
+            raise Unsupported(
+                f"{disk} cannot be frozen: {layer.parent} is on another filesystem, or it has no hard links",
+                hint="keep disks and layers on one filesystem",
+            ) from error
+        raise storage_error(layer, error) from error
+
+
+def _seal(layer: Path, uid: int | None) -> None:
+    try:
+        if uid is not None:
+            os.chown(layer, 0, 0)
+        layer.chmod(0o444)
+    except OSError as error:
+        raise StorageError(f"cannot seal {layer}: {error.strerror}") from error
+
+
+@contextmanager
+def _locked(layers: Path, how: int) -> Iterator[None]:
+    """Freezing shares the directory, sweeping has it alone: a layer is not swept before its disk stands on it."""
+    layers.mkdir(mode=0o711, exist_ok=True)
+    fd = os.open(layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, how | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConflictError(
+                "layers are being swept or frozen at this moment", hint="try again"
+            ) from error
+        yield
+    finally:
+        os.close(fd)
