@@ -47,8 +47,12 @@ async def test_it_inherits_only_the_descriptors_it_is_given(start: Start) -> Non
     inner, outer = os.pipe()
     try:
         handle = await start("sleep", "1000", pass_fds=(outer,))
-        fds = {int(entry.name) for entry in Path(f"/proc/{handle.pid}/fd").iterdir()}
-        assert fds == {0, 1, 2, outer}
+
+        async def settled() -> bool:  # its dynamic linker opens libraries for a moment
+            fds = {int(entry.name) for entry in Path(f"/proc/{handle.pid}/fd").iterdir()}
+            return fds == {0, 1, 2, outer}
+
+        assert await poll_until(settled, timeout_s=10)
     finally:
         os.close(inner)
         os.close(outer)
