@@ -6,6 +6,7 @@ operation on that VM is under way, `StateError` when its state does not allow it
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -21,13 +22,15 @@ from roost.model.vm import SnapshotInfo
 
 
 class VmService(Protocol):
-    def plans(self, spec: VmSpec) -> list[Plan]:
+    async def plans(self, spec: VmSpec) -> list[Plan]:
         """One verdict for each hypervisor of this host, in the order in which `auto` tries them."""
         ...
 
     async def create(self, spec: VmSpec, progress: Progress) -> VmView: ...
 
-    async def apply(self, spec: VmSpec, *, dry_run: bool) -> ApplyResult: ...
+    async def apply(self, spec: VmSpec, *, dry_run: bool, ref: str | None = None) -> ApplyResult:
+        """Change the VM `ref`, or the one of the spec's name, which is made when there is none."""
+        ...
 
     def list(self) -> list[VmView]: ...
 
@@ -37,8 +40,8 @@ class VmService(Protocol):
 
     def spec(self, ref: str) -> VmSpec: ...
 
-    async def start(self, ref: str, progress: Progress) -> VmView:
-        """Boot, or wake what sleeps."""
+    async def start(self, ref: str, progress: Progress, *, cold: bool = False) -> VmView:
+        """Boot, or wake what sleeps; `cold` gives a saved state up and boots."""
         ...
 
     async def stop(self, ref: str, progress: Progress, *, timeout_s: float | None, force: bool) -> VmView: ...
@@ -57,13 +60,17 @@ class VmService(Protocol):
 
     async def discard_sleep(self, ref: str, progress: Progress) -> VmView: ...
 
-    async def clone(self, ref: str, names: tuple[str, ...], progress: Progress, *, start: bool) -> list[VmView]: ...
+    async def clone(
+        self, ref: str, names: tuple[str, ...], progress: Progress, *, start: bool
+    ) -> builtins.list[VmView]: ...
 
     async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> None: ...
 
-    async def snapshot_create(self, ref: str, name: str, description: str, progress: Progress) -> SnapshotInfo: ...
+    async def snapshot_create(
+        self, ref: str, name: str, description: str, progress: Progress
+    ) -> SnapshotInfo: ...
 
-    async def snapshot_list(self, ref: str) -> list[SnapshotInfo]: ...
+    async def snapshot_list(self, ref: str) -> builtins.list[SnapshotInfo]: ...
 
     async def snapshot_revert(self, ref: str, name: str, progress: Progress) -> VmView: ...
 
@@ -99,7 +106,11 @@ class VmService(Protocol):
         """
         ...
 
-    def image_users(self, image_id: str) -> list[str]:
+    async def drain(self, progress: Progress) -> None:
+        """For the host's shutdown: every VM shuts down or sleeps as its spec says, and comes back with the host."""
+        ...
+
+    def image_users(self, image_id: str) -> builtins.list[str]:
         """Names of the VMs whose disks or kernel come from this image."""
         ...
 

@@ -177,6 +177,8 @@ class VmView(Model):
     """Whether the guest agent answered; None when it was not asked (lists, VMs that do not run)."""
     spec: VmSpec | None = None
     """Filled when one VM is shown."""
+    one_time_password: str | None = None
+    """Filled once, in the answer to a creation with `password: random`."""
 
 
 class Operation(Model):

@@ -6,7 +6,7 @@ Callers: everything that touches state. Pure: it makes no directory. The tree is
     <state>/node-id
     <state>/images/<sha256>/…                     immutable
     <state>/layers/<id>.qcow2                     frozen disks that overlays stand on
-    <state>/vms/<id>/{vm,spec,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, snapshots/, serial.log
+    <state>/vms/<id>/{vm,spec,applied,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, snapshots/, serial.log
     <run>/agent.sock, <run>/vms/<id>/{qmp,tools,qga,serial,vnc,tpm}.sock, pid
 """
 
@@ -91,6 +91,11 @@ class VmPaths:
     @property
     def spec(self) -> Path:
         return self.state / "spec.json"
+
+    @property
+    def applied(self) -> Path:
+        """applied.json: the spec that the last cold start used, which a wake needs again."""
+        return self.state / "applied.json"
 
     @property
     def status(self) -> Path:

@@ -18,7 +18,7 @@ from roost.common.paths import Home, VmPaths
 from roost.model.base import Model
 from roost.model.host import HostFacts
 from roost.model.plan import Plan
-from roost.model.spec import DiskSpec, NicSpec, VmSpec
+from roost.model.spec import DiskSpec, VmSpec
 from roost.model.vm import SleepReport, SnapshotInfo, VmRecord, WakeReport
 
 
@@ -70,7 +70,9 @@ class Vm:
 class Observation:
     """What the backend sees of a VM right now, without changing it."""
 
-    process: Literal["none", "starting", "running", "paused", "shutdown", "crashed", "saving", "loaded", "unresponsive"]
+    process: Literal[
+        "none", "starting", "running", "paused", "shutdown", "crashed", "saving", "loaded", "unresponsive"
+    ]
     """none: no process. shutdown: the guest powered off and the process waits to be released. saving: stopped, with its
     state migrated out. loaded: a saved state is in, the vCPUs have not run. crashed: guest panic or internal error.
     unresponsive: there is a process that does not answer."""
@@ -107,6 +109,20 @@ class Hypervisor(Protocol):
     def plan(self, vm: Vm, host: HostFacts) -> Plan:
         """The verdict and exact actions. Pure and total: it never raises for a valid spec."""
         ...
+
+    def settle(self, spec: VmSpec, host: HostFacts) -> dict[str, str]:
+        """`accelerator`, `machine` and `cpu` that a new VM with this spec is pinned to. Pure."""
+        ...
+
+    def ports(self, vm: Vm) -> dict[str, int]:
+        """A place for each pluggable device: the one it has, or a free one. Pure."""
+        ...
+
+    def pid(self, vm: Vm) -> int | None:
+        """The VM's process, None when it has none. Cheap."""
+        ...
+
+    def has_saved_state(self, vm: Vm) -> bool: ...
 
     async def create(self, vm: Vm) -> None:
         """Make what the VM keeps while it is off: disks, NVRAM, TPM state. Releases all of it when it fails."""
@@ -149,36 +165,64 @@ class Hypervisor(Protocol):
         ...
 
     async def clone(self, source: Vm, targets: Sequence[Vm]) -> None:
-        """Make each target a copy of `source` as it is at one instant, asleep if the source has memory."""
+        """Make each target a copy of `source` as it is at one instant, asleep if the source has memory.
+
+        A target's record has its own MACs and VM generation id, and the source's everything else.
+        """
         ...
 
     async def delete(self, vm: Vm, *, delete_disks: bool) -> None: ...
 
     async def observe(self, vm: Vm) -> Observation: ...
 
-    async def snapshot_create(self, vm: Vm, name: str, description: str) -> SnapshotInfo: ...
+    async def snapshot_create(self, vm: Vm, name: str, description: str, state: str) -> SnapshotInfo:
+        """Keep what the VM is now; `state` is noted, so that a revert brings it back."""
+        ...
 
-    async def snapshot_revert(self, vm: Vm, name: str) -> None:
-        """Put disks (and memory, as a saved state) back; the VM is stopped or sleeping afterwards."""
+    async def snapshot_revert(self, vm: Vm, name: str, generation: int) -> SnapshotInfo:
+        """Put disks (and memory, as a saved state) back in a VM without a process; afterwards it is off or asleep.
+
+        Idempotent: after a crash in the middle it is simply called again.
+        """
         ...
 
     async def snapshot_delete(self, vm: Vm, name: str) -> None: ...
 
     async def snapshot_list(self, vm: Vm) -> list[SnapshotInfo]: ...
 
-    async def attach_disk(self, vm: Vm, name: str, disk: DiskSpec) -> None: ...
+    async def attach_disk(self, vm: Vm, name: str) -> None:
+        """Make the disk `name` of `vm.spec` and plug it into the running VM. On failure it is unplugged again."""
+        ...
 
-    async def detach_disk(self, vm: Vm, name: str) -> None: ...
+    async def detach_disk(self, vm: Vm, name: str) -> None:
+        """Unplug; the file stays. Raises `BackendError` when the guest does not let it go."""
+        ...
 
-    async def resize_disk(self, vm: Vm, name: str, size_bytes: int) -> None: ...
+    async def resize_disk(self, vm: Vm, name: str, size_bytes: int) -> None:
+        """Grow a disk of a running or stopped VM."""
+        ...
 
-    async def attach_nic(self, vm: Vm, index: int, nic: NicSpec, mac: str) -> None: ...
+    async def attach_nic(self, vm: Vm, index: int) -> None:
+        """Plug NIC `index` of `vm.spec` in."""
+        ...
 
     async def detach_nic(self, vm: Vm, index: int) -> None: ...
+
+    async def renew_identity(self, vm: Vm) -> str:
+        """Give the NICs of a woken copy the record's own MACs. Returns what could not be done, empty when all is well."""
+        ...
+
+    def referenced_disks(self, home: Home) -> list[Path]:
+        """Disk files and layers of all VMs and snapshots below a home, for the sweep of unused layers."""
+        ...
 
     async def screenshot(self, vm: Vm, path: Path) -> None: ...
 
     def console(self, vm: Vm) -> ConsoleEndpoints: ...
+
+    async def close(self) -> None:
+        """Let go of all VMs, which run on."""
+        ...
 
     def events(self) -> AsyncIterator[Event]:
         """Everything that VMs do by themselves, from now on."""

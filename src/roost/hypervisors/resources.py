@@ -13,13 +13,14 @@ from pathlib import Path
 from roost.common import steps
 from roost.common.log import get_logger
 from roost.errors import RoostError
-from roost.host import drives, seed
+from roost.host import drives
 from roost.host.disks import DiskFile
 from roost.host.drives import SeedIso
 from roost.host.firmware import NvramFile
 from roost.host.locks import ensure_unlocked
 from roost.host.ram import RamFile
 from roost.host.sandbox import chown_tree
+from roost.host.seed import cloud_init_files
 from roost.host.tpm import TpmProcess
 from roost.hypervisors.base import Vm
 from roost.model.host import HostFacts
@@ -83,6 +84,12 @@ class Resources:
             await self.release()
             raise
 
+    async def ensure_disk(self, name: str) -> None:
+        """Make one disk of the plan, for hotplug."""
+        for resource in self._plan.resources:
+            if isinstance(resource, DiskResource | ExternalDisk) and resource.name == name:
+                await self._ensure(resource)
+
     async def release(self) -> None:
         """End and remove what exists only while the VM runs. Idempotent; goes on past a part that fails."""
         for resource in reversed(self._plan.resources):
@@ -94,21 +101,21 @@ class Resources:
     async def _renew(self, resource: Resource) -> None:
         uid = self._vm.record.uid
         if isinstance(resource, DiskResource) and not resource.persistent:
-            await DiskFile(resource, uid).renew()
+            await DiskFile(resource, uid=uid, layers=self._vm.home.layers).renew()
         elif isinstance(resource, RamResource):
-            await RamFile(Path(resource.path), resource.size_bytes, resource.reserve, uid).delete()
+            await RamFile(Path(resource.path), resource.size_bytes, reserve=resource.reserve, uid=uid).delete()
 
     async def _ensure(self, resource: Resource) -> None:
         uid = self._vm.record.uid
         match resource:
             case DiskResource():
-                await DiskFile(resource, uid).ensure()
+                await DiskFile(resource, uid=uid, layers=self._vm.home.layers).ensure()
             case ExternalDisk():
                 await ensure_unlocked(Path(resource.path))
             case NvramResource():
                 await NvramFile(resource, uid).ensure()
             case RamResource():
-                await RamFile(Path(resource.path), resource.size_bytes, resource.reserve, uid).ensure()
+                await RamFile(Path(resource.path), resource.size_bytes, reserve=resource.reserve, uid=uid).ensure()
             case SeedDrive():
                 await SeedIso(resource, self._seed_files(resource), uid).ensure()
             case TpmResource():
@@ -132,7 +139,7 @@ class Resources:
     def _seed_files(self, resource: SeedDrive) -> dict[str, bytes]:
         spec = self._vm.spec
         if resource.purpose == "cidata":
-            return seed.cloud_init_files(self._vm.record, spec)
+            return cloud_init_files(self._vm.record, spec)
         drive = next(drive for drive in spec.drives if drive.kind == resource.purpose)
         return drives.config_files(drive) if drive.kind == "config" else drives.read_secrets(drive)
 
@@ -141,4 +148,4 @@ async def delete_disks(resources: Iterable[Resource], uid: int | None) -> None:
     """Delete the VM's own disk files; what belongs to the user (`path`) stays."""
     for resource in resources:
         if isinstance(resource, DiskResource):
-            await DiskFile(resource, uid).delete()
+            await DiskFile(resource, uid=uid).delete()

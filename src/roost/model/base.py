@@ -27,7 +27,9 @@ def _name(value: str) -> str:
 
 def _disk_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", value):
-        raise ValueError("a disk's name is 1 to 20 lower-case letters, digits and hyphens, for it becomes its serial number")
+        raise ValueError(
+            "a disk's name is 1 to 20 lower-case letters, digits and hyphens, for it becomes its serial number"
+        )
     return value
 
 
@@ -41,7 +43,9 @@ def _path(value: str) -> str:
     if "\0" in value or "\n" in value:
         raise ValueError("a path cannot hold a line break or a zero byte")
     if not PurePosixPath(value).is_absolute():
-        raise ValueError("a path must be absolute here; with a file, relative paths start at that file's directory")
+        raise ValueError(
+            "a path must be absolute here; with a file, relative paths start at that file's directory"
+        )
     return value
 
 

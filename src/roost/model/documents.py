@@ -66,7 +66,9 @@ def _problem(model: type[BaseModel], details: Any, lines: dict[Location, int]) -
     elif details["type"] == "missing":
         message = "this key is required"
     elif details["type"] == "literal_error":
-        expected = [word.strip("' ") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")]
+        expected = [
+            word.strip("' ") for word in str(details["ctx"]["expected"]).replace(" or ", ", ").split(",")
+        ]
         near = difflib.get_close_matches(str(details["input"]), expected, n=1)
         message = f"{details['input']!r} is not one of {', '.join(expected)}"
         hint = f"did you mean {near[0]}?" if near else ""
@@ -115,7 +117,9 @@ def _load(text: str, source: str) -> tuple[Any, dict[Location, int]]:
     try:
         node = loader.get_single_node()
         if node is None:
-            raise InvalidSpec([Problem("spec", "the document is empty", "start with: name: my-vm")], source=source)
+            raise InvalidSpec(
+                [Problem("spec", "the document is empty", "start with: name: my-vm")], source=source
+            )
         problems = _walk(node, (), lines, set())
         if problems:
             raise InvalidSpec(problems, source=source)
@@ -123,7 +127,9 @@ def _load(text: str, source: str) -> tuple[Any, dict[Location, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = mark.line + 1 if mark else None
-        raise InvalidSpec([Problem("spec", f"not valid YAML: {error.problem}", line=place)], source=source) from error
+        raise InvalidSpec(
+            [Problem("spec", f"not valid YAML: {error.problem}", line=place)], source=source
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidSpec([Problem("spec", f"not valid YAML: {error}")], source=source) from error
     finally:

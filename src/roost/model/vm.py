@@ -115,8 +115,8 @@ class VmStatus(Model):
     generation: int = 0
     """Counts how often RAM ran: RAM file, device state and disks must agree on it at wake."""
     transition: Transition | None = None
-    applied: str = ""
-    """Digest of the spec that the running process was started from; differs from the spec's when a restart is due."""
+    boot_id: str = ""
+    """Boot of the host in which this was written: in another one, no process of before is alive."""
     restarts: int = 0
     """Crashes in a row since it last ran for a while; drives the back-off."""
     retry_at: str | None = None

@@ -62,18 +62,23 @@ def _attached(attachment: Attachment) -> list[str]:
     return argv
 
 
-def _machine(vm: Vm, slots: Slots, resources: tuple[Resource, ...], firmware: FirmwareImage | None) -> list[str]:
+def _machine(
+    vm: Vm, slots: Slots, resources: tuple[Resource, ...], firmware: FirmwareImage | None
+) -> list[str]:
     options: dict[str, object] = {"accel": vm.record.accelerator, "memory_backend": "ram0"}
     argv: list[str] = []
     if slots.family == "microvm":
         options |= {"rtc": "on", "pic": "off" if vm.record.accelerator == "kvm" else "on", "pcie": "off"}
     if firmware is not None:
         options |= {"pflash0": "firmware"}
-        argv += _json("-blockdev", devices.block_node("firmware", firmware.code, format="raw", read_only=True))
+        argv += _json(
+            "-blockdev", devices.block_node("firmware", firmware.code, format="raw", read_only=True)
+        )
         if firmware.vars_template:
             options |= {"pflash1": "nvram"}
             argv += _json(
-                "-blockdev", devices.block_node("nvram", str(vm.paths.nvram), format=firmware.vars_format or "raw")
+                "-blockdev",
+                devices.block_node("nvram", str(vm.paths.nvram), format=firmware.vars_format or "raw"),
             )
         if "requires-smm" in firmware.features:
             options |= {"smm": "on"}
@@ -141,7 +146,9 @@ def _platform(vm: Vm, slots: Slots) -> list[Json]:
     found.append({"driver": f"virtio-rng-{virtio}", "id": "rng0"} | slots.fixed(0x05))
     if vm.spec.guest_agent:
         found.append({"driver": f"virtio-serial-{virtio}", "id": "vser0"} | slots.fixed(0x04))
-        found.append({"driver": "virtserialport", "bus": "vser0.0", "chardev": "qga0", "name": GUEST_AGENT_PORT})
+        found.append(
+            {"driver": "virtserialport", "bus": "vser0.0", "chardev": "qga0", "name": GUEST_AGENT_PORT}
+        )
     buses = {disk.bus for _, disk in vm.spec.named_disks()}
     if "scsi" in buses:
         found.append({"driver": f"virtio-scsi-{virtio}", "id": "scsi0"} | slots.fixed(0x06))
@@ -160,7 +167,11 @@ def _platform(vm: Vm, slots: Slots) -> list[Json]:
 def _host_device(index: int, device: object) -> Json:
     pci, usb = getattr(device, "pci", None), getattr(device, "usb", None)
     if pci:
-        return {"driver": "vfio-pci", "id": f"hostdev{index}", "host": pci if pci.count(":") == 2 else f"0000:{pci}"}
+        return {
+            "driver": "vfio-pci",
+            "id": f"hostdev{index}",
+            "host": pci if pci.count(":") == 2 else f"0000:{pci}",
+        }
     vendor, _, product = str(usb).partition(":")
     if product:
         return {

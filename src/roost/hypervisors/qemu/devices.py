@@ -100,7 +100,9 @@ def nic_id(index: int) -> str:
     return f"nic{index}"
 
 
-def block_node(node: str, path: str, *, format: str, disk: DiskSpec | None = None, read_only: bool = False) -> Json:
+def block_node(
+    node: str, path: str, *, format: str, disk: DiskSpec | None = None, read_only: bool = False
+) -> Json:
     """A block node `node` on a file or block device, with the cache mode of `disk`."""
     direct, no_flush, _ = _CACHE[disk.cache if disk else "writeback"]
     cache = {"direct": direct, "no-flush": no_flush}
@@ -157,10 +159,10 @@ def data_drive(slots: Slots, name: str, path: str, serial: str) -> Attachment:
 def read_only_drive(slots: Slots, purpose: str, path: str, slot: int) -> Attachment:
     """A seed, config or secrets drive, found in the guest by its label."""
     node = f"n-seed-{purpose}"
-    device = {"driver": f"virtio-blk-{slots.virtio}", "id": f"seed-{purpose}", "drive": node} | slots.fixed(slot)
-    return Attachment(
-        blockdevs=(block_node(node, path, format="raw", read_only=True),), devices=(device,)
+    device = {"driver": f"virtio-blk-{slots.virtio}", "id": f"seed-{purpose}", "drive": node} | slots.fixed(
+        slot
     )
+    return Attachment(blockdevs=(block_node(node, path, format="raw", read_only=True),), devices=(device,))
 
 
 def cdrom(index: int, path: str | None) -> Attachment:
@@ -177,7 +179,9 @@ def cdrom(index: int, path: str | None) -> Attachment:
 _NIC_DRIVERS = {"virtio": "virtio-net", "e1000e": "e1000e", "e1000": "e1000", "rtl8139": "rtl8139"}
 
 
-def nic(slots: Slots, index: int, spec: NicSpec, mac: str, *, tap: str | None = None, queues: int = 1) -> Attachment:
+def nic(
+    slots: Slots, index: int, spec: NicSpec, mac: str, *, tap: str | None = None, queues: int = 1
+) -> Attachment:
     """A NIC on the user-mode network, or on the tap `tap`."""
     device_id = nic_id(index)
     driver = _NIC_DRIVERS[spec.model]

@@ -63,6 +63,8 @@ class Manifest(Model):
     """Ids of the pluggable devices with their ports, `disk-root@0`: a wake must find the same ones."""
     macs: tuple[str, ...]
     """What the NICs have in the device state; a clone's record has others."""
+    vmgenid: str
+    """Generation id that the guest knows; it notices when it wakes with another."""
     state_bytes: int
     state_sha256: str
     disks: tuple[DiskMark, ...]
@@ -107,7 +109,9 @@ def why_not(manifest: Manifest, vm: Vm, host: HostFacts, ports: dict[str, int], 
     if manifest.vm_id != vm.id:
         reasons.append(f"the saved state belongs to another VM ({manifest.vm_id})")
     if manifest.qemu_version > version:
-        reasons.append(f"it was saved by QEMU {_dotted(manifest.qemu_version)}, this host has {_dotted(version)}")
+        reasons.append(
+            f"it was saved by QEMU {_dotted(manifest.qemu_version)}, this host has {_dotted(version)}"
+        )
     for word, saved, now in (
         ("machine type", manifest.machine, vm.record.machine),
         ("CPU model", manifest.cpu, vm.record.cpu),

@@ -97,7 +97,9 @@ def needs_firmware(vm: Vm) -> Literal["uefi", "uefi-secure"] | None:
 def _refusals(vm: Vm, host: HostFacts, firmware: FirmwareImage | None) -> list[str]:
     spec, record = vm.spec, vm.record
     if host.qemu is None:
-        return [f"QEMU: qemu-system-{host.arch} is not installed; `roost host check` has the command that installs it"]
+        return [
+            f"QEMU: qemu-system-{host.arch} is not installed; `roost host check` has the command that installs it"
+        ]
     family = devices.family_of(record.machine)
     refusals: list[str] = []
     if host.arch != "x86_64":
@@ -107,11 +109,15 @@ def _refusals(vm: Vm, host: HostFacts, firmware: FirmwareImage | None) -> list[s
     if record.machine not in host.qemu.machines:
         refusals.append(f"machine: this QEMU has no {record.machine}; it has {', '.join(_known(host))}")
     if needs_firmware(vm) and firmware is None:
-        refusals.append(f"firmware: this host has none for {spec.firmware}; install the package ovmf (edk2-ovmf on EL)")
+        refusals.append(
+            f"firmware: this host has none for {spec.firmware}; install the package ovmf (edk2-ovmf on EL)"
+        )
     if spec.tpm and host.swtpm is None:
         refusals.append("TPM: swtpm is not installed; install the package swtpm")
     if record.image and record.image.kind == "kernel" and spec.firmware not in (None, "direct"):
-        refusals.append(f"firmware: {spec.image} is a kernel image and is booted directly; leave firmware out")
+        refusals.append(
+            f"firmware: {spec.image} is a kernel image and is booted directly; leave firmware out"
+        )
     if record.image and record.image.kind == "disk" and spec.firmware == "direct":
         refusals.append(f"firmware: {spec.image} is a disk image and needs bios, uefi or uefi-secure")
     if record.image and record.image.kind == "kernel" and spec.disk_size is not None:
@@ -163,7 +169,9 @@ def _warnings(vm: Vm, host: HostFacts) -> list[str]:
     if any(disk.cache == "unsafe" for _, disk in vm.spec.named_disks()):
         warnings.append("disks: cache unsafe loses data when the host crashes")
     if vm.spec.devices:
-        warnings.append("devices: a VM with devices of the host cannot sleep, be cloned or be snapshot with memory")
+        warnings.append(
+            "devices: a VM with devices of the host cannot sleep, be cloned or be snapshot with memory"
+        )
     return warnings
 
 
@@ -190,7 +198,9 @@ def _resources(vm: Vm, firmware: FirmwareImage | None, ram_dir: Path) -> tuple[R
 
 def needs_seed(spec: VmSpec) -> bool:
     """Whether cloud-init gets a drive."""
-    return bool(spec.cloud_init or spec.user or spec.ssh_keys or spec.password or any(nic.ip for nic in spec.nics))
+    return bool(
+        spec.cloud_init or spec.user or spec.ssh_keys or spec.password or any(nic.ip for nic in spec.nics)
+    )
 
 
 def tap_name(vm_id: str, index: int) -> str:

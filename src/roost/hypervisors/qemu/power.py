@@ -118,4 +118,6 @@ async def resume(sessions: Sessions, vm: Vm) -> None:
     await monitor.execute("cont")
     status = await monitor.execute("query-status")
     if not status["running"]:
-        raise CommandRejected(f"{vm.spec.name} did not run on: it is {status['status']}", backend="qemu", vm=vm.spec.name)
+        raise CommandRejected(
+            f"{vm.spec.name} did not run on: it is {status['status']}", backend="qemu", vm=vm.spec.name
+        )

@@ -12,8 +12,9 @@ from pathlib import Path
 from roost.common.files import read_json, write_json
 from roost.errors import BackendError, StorageError
 from roost.host import processes
-from roost.host.processes import Launch, ProcessHandle
-from roost.host.sandbox import kvm_groups
+from roost.host.launcher import Launch, log_tail
+from roost.host.launcher import launch as launch_process
+from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.model.host import HostFacts
 from roost.model.plan import Plan
@@ -28,13 +29,12 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
     for name in ("qmp", "tools", "qga", "serial", "vnc"):
         vm.paths.socket(name).unlink(missing_ok=True)
     uses_kvm = plan.accelerator == "kvm"
-    handle = await processes.launch(
+    handle = await launch_process(
         Launch(
             name=f"roost-vm-{vm.id}",
-            argv=[*plan.argv, *extra],
+            argv=(*plan.argv, *extra),
             log=vm.paths.process_log,
             uid=vm.record.uid,
-            groups=kvm_groups() if uses_kvm else (),
             writable=(vm.paths.state, vm.paths.run),
             devices=("/dev/kvm",) if uses_kvm else (),
         ),
@@ -83,13 +83,9 @@ def _belongs(pid: int, vm: Vm) -> bool:
 
 def early_death(vm: Vm, handle: ProcessHandle) -> BackendError:
     """Why QEMU ended before it could be used, in its own last words."""
-    try:
-        words = vm.paths.process_log.read_text(errors="replace").strip().splitlines()
-    except OSError:
-        words = []
-    last = words[-1] if words else "it wrote nothing"
-    if "vmm.log" not in last and ": " in last:
-        last = last.split(": ", 1)[1]
+    last = log_tail(vm.paths.process_log, 1) or "it wrote nothing"
+    if last.startswith("20") and ": " in last:
+        last = last.split(": ", 1)[1]  # without -msg's time and the program's name
     return BackendError(
         f"QEMU of {vm.spec.name} ended at once: {last}",
         backend="qemu",

@@ -61,7 +61,10 @@ class Monitor:
             await asyncio.wait_for(client.connect(str(path)), timeout_s)
         except (QMPError, OSError, TimeoutError) as error:
             raise ConnectError(
-                f"QEMU of {vm} does not answer on its monitor", backend="qemu", vm=vm, context={"cause": repr(error)}
+                f"QEMU of {vm} does not answer on its monitor",
+                backend="qemu",
+                vm=vm,
+                context={"cause": repr(error)},
             ) from error
         return cls(client, vm, on_event, on_close)
 
@@ -69,7 +72,9 @@ class Monitor:
     def is_open(self) -> bool:
         return self._client.runstate is Runstate.RUNNING
 
-    async def execute(self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = COMMAND_TIMEOUT_S) -> Any:
+    async def execute(
+        self, command: str, arguments: dict[str, Any] | None = None, *, timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> Any:
         """Run one command.
 
         Raises:
@@ -90,7 +95,10 @@ class Monitor:
             ) from error
         except (ExecInterruptedError, QMPError, TimeoutError, OSError) as error:
             raise OutcomeUnknown(
-                f"QEMU gave no answer to {command}", backend="qemu", vm=self._vm, context={"cause": repr(error)}
+                f"QEMU gave no answer to {command}",
+                backend="qemu",
+                vm=self._vm,
+                context={"cause": repr(error)},
             ) from error
 
     async def send_fd(self, fd: int, name: str) -> None:

@@ -53,7 +53,7 @@ class Sessions:
         flavour, firmware = planning.needs_firmware(vm), None
         if flavour is not None:
             try:
-                firmware = choose_firmware(self.host.firmware, flavour, self.host.arch, vm.record.machine)
+                firmware = choose_firmware(self.host.firmware, flavour, vm.record.machine)
             except Unsupported:
                 firmware = None  # the plan says so, with all other reasons
         return planning.plan(vm, self.host, firmware, secrets_dir(vm.home, vm.id))
@@ -123,6 +123,11 @@ class Sessions:
         """Forget the monitor of a VM whose process has ended or is about to."""
         monitor = self._monitors.pop(vm.id, None)
         if monitor is not None:
+            await monitor.close()
+
+    async def close_all(self) -> None:
+        monitors, self._monitors = list(self._monitors.values()), {}
+        for monitor in monitors:
             await monitor.close()
 
     async def events(self) -> AsyncIterator[Event]:

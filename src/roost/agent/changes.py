@@ -1,0 +1,112 @@
+"""What a changed spec does to an existing VM: key by key, now, at the next start, or never. Pure.
+
+Callers: `devices` for `apply`. The table is the one place that knows; the reference page is generated from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from roost.api.types import Change
+from roost.model.spec import VmSpec
+
+Effect = Literal["now", "next-start", "never"]
+
+NOW = frozenset(
+    {
+        "description", "labels", "shutdown_timeout", "on_host_shutdown", "autostart",
+        "start_order", "start_delay", "restart", "ssh_keys", "user", "password", "cloud_init",
+    }
+)  # fmt: skip
+NEVER = {
+    "name": "a VM keeps its name; clone it under another one",
+    "hypervisor": "a VM stays on its hypervisor; create another one",
+    "image": "the VM was made from this image; create another VM, or add the image as a disk",
+}
+_FIRST_BOOT = frozenset({"ssh_keys", "user", "password", "cloud_init"})
+_DISK_FIXED = ("image", "path", "format", "persistent")
+
+
+def diff(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
+    """Every key that differs, with its effect on a VM that runs or does not."""
+    old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
+    changes: list[Change] = []
+    for key in old:
+        if key in ("disks", "nics") or old[key] == new[key]:
+            continue
+        changes.append(_plain(key, old[key], new[key]))
+    changes += _disks(before, after, running=running)
+    changes += _nics(before, after, running=running)
+    return changes
+
+
+def _plain(key: str, before: Any, after: Any) -> Change:
+    if key in NEVER:
+        return Change(key=key, before=before, after=after, effect="never", note=NEVER[key])
+    if key == "disk_size":
+        return _size("disk_size", before, after)
+    if key in NOW:
+        note = "cloud-init reads it at the first boot only" if key in _FIRST_BOOT else ""
+        return Change(key=key, before=before, after=after, effect="now", note=note)
+    return Change(key=key, before=before, after=after, effect="next-start")
+
+
+def _size(key: str, before: Any, after: Any) -> Change:
+    from roost.common.units import parse_size
+
+    if after is None or (before is not None and parse_size(after) < parse_size(before)):
+        return Change(key=key, before=before, after=after, effect="never", note="a disk only grows")
+    return Change(key=key, before=before, after=after, effect="now")
+
+
+def _disks(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
+    old = {name: disk.model_dump(mode="json") for name, disk in before.named_disks()}
+    new = {name: disk.model_dump(mode="json") for name, disk in after.named_disks()}
+    changes: list[Change] = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        key = f"disks[{name}]"
+        if name not in new:
+            changes.append(
+                Change(
+                    key=key, before=old[name], after=None, effect="now", note="unplugged; its file is kept"
+                )
+            )
+        elif name not in old:
+            pluggable = new[name]["bus"] in ("virtio", "nvme") or not running
+            changes.append(
+                Change(key=key, before=None, after=new[name], effect="now" if pluggable else "next-start")
+            )
+        else:
+            changes += _one_disk(key, old[name], new[name])
+    return changes
+
+
+def _one_disk(key: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    changes = []
+    for field in old:
+        if old[field] == new[field] or field == "name":
+            continue
+        place = f"{key}.{field}"
+        if field == "size":
+            changes.append(_size(place, old[field], new[field]))
+        elif field in _DISK_FIXED:
+            note = "this would make another disk; add one under a new name"
+            changes.append(Change(key=place, before=old[field], after=new[field], effect="never", note=note))
+        else:
+            changes.append(Change(key=place, before=old[field], after=new[field], effect="next-start"))
+    return changes
+
+
+def _nics(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
+    """NICs are known by their place: one more or one fewer at the end is plugged, any other change waits."""
+    old = [nic.model_dump(mode="json") for nic in before.nics]
+    new = [nic.model_dump(mode="json") for nic in after.nics]
+    changes = []
+    for index in range(max(len(old), len(new))):
+        was = old[index] if index < len(old) else None
+        becomes = new[index] if index < len(new) else None
+        if was == becomes:
+            continue
+        effect: Effect = "now" if was is None or becomes is None else "next-start"
+        changes.append(Change(key=f"nics[{index}]", before=was, after=becomes, effect=effect))
+    return changes

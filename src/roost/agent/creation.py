@@ -1,0 +1,186 @@
+"""New VMs: from a spec, and as clones of another.
+
+Callers: `vms`. A creation that fails or is interrupted leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from contextlib import AsyncExitStack
+
+from roost.agent.lifecycle import Lifecycle
+from roost.agent.node import Node
+from roost.agent.progress import Progress
+from roost.agent.settling import derive_mac, new_id, new_record
+from roost.agent.store import Entry
+from roost.common import steps
+from roost.common.clock import timestamp
+from roost.errors import ConflictError, StateError
+from roost.host.drives import hash_password
+from roost.host.sandbox import UidPool
+from roost.model.spec import NicSpec, VmSpec
+from roost.model.vm import Transition, VmRecord
+
+_RANDOM_PASSWORD_BYTES = 12
+
+
+class Creation:
+    """Makes VMs on a node."""
+
+    def __init__(self, node: Node, lifecycle: Lifecycle) -> None:
+        self._node = node
+        self._lifecycle = lifecycle
+        self._uids = UidPool(node.home)
+        self._lock = asyncio.Lock()
+
+    async def create(self, spec: VmSpec, progress: Progress) -> tuple[Entry, str | None]:
+        """A new stopped VM, and the one-time password that was made for it, if one was.
+
+        Raises:
+            ConflictError: the name is taken.
+            NotFoundError: an image is missing.
+            Unsupported: no hypervisor accepts it.
+            StorageError: the disk is full.
+        """
+        progress("planning", 0, None)
+        spec, password = await _with_hashed_password(spec)
+        async with self._lock:
+            self._refuse_taken(spec.name)
+            vm_id = new_id()
+            record, _ = await new_record(self._node, spec, vm_id=vm_id, uid=self._new_uid())
+            self._refuse_same_mac(record)
+            entry = self._node.store.add(record, spec, Transition(operation="create", started=timestamp()))
+            entry.busy = "create"
+        steps.reached("create:noted")
+        try:
+            progress("making disks", 0, None)
+            await self._node.backend(entry).create(entry.vm)
+            steps.reached("create:made")
+            entry.update(transition=None, durable=True)
+        except BaseException:
+            await asyncio.shield(self._undo(entry))
+            raise
+        finally:
+            entry.busy = ""
+        self._node.tell(entry, "created")
+        return entry, password
+
+    async def _undo(self, entry: Entry) -> None:
+        await self._node.backend(entry).delete(entry.vm, delete_disks=True)
+        self._node.store.forget(entry)
+
+    def _refuse_taken(self, name: str) -> None:
+        if self._node.store.has(name):
+            raise ConflictError(
+                f"there is already a VM {name}",
+                hint=f"choose another name, change it with `roost vm apply`, or `roost vm delete {name}`",
+            )
+
+    def _refuse_same_mac(self, record: VmRecord) -> None:
+        taken = {mac: entry.name for entry in self._node.store.all() for mac in entry.record.macs}
+        for mac in record.macs:
+            if mac in taken:
+                raise ConflictError(
+                    f"MAC address {mac} belongs to {taken[mac]} already", hint="leave mac out, or change it"
+                )
+
+    def _new_uid(self) -> int | None:
+        if not self._node.host.is_root:
+            return None
+        return self._uids.allocate({e.record.uid for e in self._node.store.all() if e.record.uid is not None})
+
+    async def clone(
+        self, ref: str, names: tuple[str, ...], progress: Progress, *, start: bool
+    ) -> list[Entry]:
+        """Copies of a VM as it is at one instant; the VM itself goes on. With `start` they wake (or boot) at once."""
+        if len(set(names)) != len(names):
+            raise ConflictError("two clones have the same name")
+        async with AsyncExitStack() as stack:
+            source = await stack.enter_async_context(self._node.working(ref, "clone"))
+            _refuse_uncloneable(source)
+            async with self._lock:
+                for name in names:
+                    self._refuse_taken(name)
+                targets = [self._add_target(source, name) for name in names]
+            steps.reached("clone:noted")
+            progress("copying", 0, None)
+            try:
+                await self._node.backend(source).clone(source.vm, [target.vm for target in targets])
+                for target in targets:
+                    self._settle_target(target)
+            except BaseException:
+                for target in targets:
+                    await asyncio.shield(self._undo(target))
+                await asyncio.shield(self._node.sweep())
+                raise
+            finally:
+                for target in targets:
+                    target.busy = ""
+            steps.reached("clone:settled")
+        for done, target in enumerate(targets):
+            self._node.tell(target, "created", f"clone of {source.name}")
+            if start:
+                progress("starting", done, len(targets))
+                await self._lifecycle.start(target.id, progress)
+        return targets
+
+    def _add_target(self, source: Entry, name: str) -> Entry:
+        vm_id = new_id()
+        spec = source.applied.model_copy(
+            update={"name": name, "nics": tuple(_own_nic(nic) for nic in source.applied.nics)}
+        )
+        record = source.record.model_copy(
+            update={
+                "id": vm_id,
+                "name": name,
+                "uuid": str(uuid.uuid4()),
+                "created": timestamp(),
+                "uid": self._new_uid(),
+                "macs": tuple(derive_mac(vm_id, index) for index, _ in enumerate(spec.nics)),
+                "vmgenid": str(uuid.uuid4()),
+                "parent": source.id,
+            }
+        )
+        entry = self._node.store.add(record, spec, Transition(operation="create", started=timestamp()))
+        entry.busy = "clone"
+        return entry
+
+    def _settle_target(self, target: Entry) -> None:
+        asleep = self._node.backend(target).has_saved_state(target.vm)
+        state = "sleeping" if asleep else "stopped"
+        target.update(state=state, desired=state, generation=1, transition=None, durable=True)
+
+
+def _own_nic(nic: NicSpec) -> NicSpec:
+    """A clone's NIC: its own MAC and address, and none of the host's ports that the source listens on."""
+    return nic.model_copy(update={"mac": None, "ip": None, "forwards": ()})
+
+
+def _refuse_uncloneable(source: Entry) -> None:
+    if source.status.state == "failed":
+        raise StateError(
+            f"{source.name} has failed and cannot be cloned",
+            actual="failed",
+            required="running, warm, sleeping or stopped",
+        )
+    if (
+        source.record.machine.startswith("microvm")
+        and source.status.state != "stopped"
+        and source.applied.nics
+    ):
+        raise StateError(
+            f"{source.name} is a microvm with a NIC, which cannot be given another MAC without a boot",
+            actual=source.status.state,
+            required="stopped",
+            hint="stop it and clone it then, or use machine q35",
+        )
+
+
+async def _with_hashed_password(spec: VmSpec) -> tuple[VmSpec, str | None]:
+    if spec.password is None or spec.password.startswith("$"):
+        return spec, None
+    made = secrets.token_urlsafe(_RANDOM_PASSWORD_BYTES) if spec.password == "random" else None  # noqa: S105
+    hashed = await hash_password(made or spec.password)
+    return spec.model_copy(update={"password": hashed}), made

@@ -1,0 +1,212 @@
+"""Changing a VM that exists: apply a spec, plug and unplug disks and NICs, grow disks.
+
+Callers: `vms`. What can change now changes now; the rest waits for the next start, and nothing is ever made anew silently.
+"""
+
+from __future__ import annotations
+
+from roost.agent import changes
+from roost.agent.node import Node
+from roost.agent.settling import derive_mac
+from roost.agent.store import Entry
+from roost.api.types import ApplyResult, Change
+from roost.common import steps
+from roost.errors import ConflictError, NotFoundError, RoostError, SpecError, Unsupported
+from roost.hypervisors.base import Vm
+from roost.model.spec import DiskSpec, NicSpec, VmSpec
+
+
+class Devices:
+    """Changes of existing VMs of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def preview(self, entry: Entry, spec: VmSpec) -> list[Change]:
+        """What `apply` would do."""
+        return changes.diff(entry.spec, spec, running=entry.status.state in ("running", "warm"))
+
+    async def apply(self, ref: str, spec: VmSpec) -> ApplyResult:
+        """Make `spec` what is wanted.
+
+        Raises:
+            ConflictError: a key cannot change on an existing VM; nothing was changed.
+        """
+        entry = self._node.store.find(ref)
+        found = self.preview(entry, spec)
+        refuse_impossible(entry, found)
+        for gone in (name for name, _ in entry.spec.named_disks() if name not in dict(spec.named_disks())):
+            await self.detach_disk(ref, gone)
+        for index in reversed(range(len(spec.nics), len(entry.spec.nics))):
+            await self.detach_nic(ref, index)
+        for name, disk in spec.named_disks():
+            await self._apply_disk(ref, entry, name, disk)
+        for nic in spec.nics[len(entry.spec.nics) :]:
+            await self.attach_nic(ref, nic)
+        async with self._node.working(ref, "apply") as entry:
+            await self._apply_rest(entry, spec)
+        return ApplyResult(created=False, changes=tuple(found), restart_due=restart_due(entry))
+
+    async def _apply_disk(self, ref: str, entry: Entry, name: str, disk: DiskSpec) -> None:
+        known = dict(entry.spec.named_disks()).get(name)
+        if known is None:
+            await self.attach_disk(ref, disk.model_copy(update={"name": name}))
+        elif disk.size is not None and disk.size != known.size:
+            await self.resize_disk(ref, name, disk.size)
+
+    async def _apply_rest(self, entry: Entry, spec: VmSpec) -> None:
+        if spec.disk_size is not None and spec.disk_size != entry.spec.disk_size:
+            await self._node.backend(entry).resize_disk(entry.vm, "root", spec.disk_size)
+            entry.applied = entry.applied.model_copy(update={"disk_size": spec.disk_size})
+        at_once = {key: getattr(spec, key) for key in changes.NOW}
+        entry.spec = spec
+        entry.applied = spec if entry.status.state == "stopped" else entry.applied.model_copy(update=at_once)
+        if entry.status.state == "stopped":
+            entry.record = entry.record.model_copy(
+                update={"ports": self._node.backend(entry).ports(entry.vm)}
+            )
+        entry.save_spec()
+        entry.save_record()
+        self._node.tell(entry, "changed")
+
+    async def attach_disk(self, ref: str, disk: DiskSpec) -> None:
+        """Add a disk: plugged in when the VM runs, made at the next start otherwise."""
+        async with self._node.working(ref, "attach") as entry:
+            names = {name for name, _ in entry.vm.disks()}
+            name = disk.name or next(f"disk{n}" for n in range(len(names) + 1) if f"disk{n}" not in names)
+            if name in names:
+                raise ConflictError(f"{entry.name} already has a disk {name}", hint="choose another name")
+            disk = disk.model_copy(update={"name": name})
+            images = dict(entry.record.disk_images)
+            if disk.image is not None:
+                images[name] = (await self._node.images.resolve(disk.image)).id
+            named = tuple(
+                old.model_copy(update={"name": known}) for known, old in entry.applied.named_disks()
+            )
+            await self._plug(entry, {"disks": (*named, disk)}, {"disk_images": images}, disk=name)
+
+    async def detach_disk(self, ref: str, name: str) -> None:
+        """Take a disk out; its file is kept in the VM's directory, and named in the event."""
+        async with self._node.working(ref, "detach") as entry:
+            disks = dict(entry.applied.named_disks())
+            if name not in disks:
+                known = ", ".join(disks) or "none that can be detached"
+                raise NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {known}")
+            _refuse_asleep(entry)
+            if entry.status.state in ("running", "warm"):
+                await self._node.backend(entry).detach_disk(entry.vm, name)
+            kept = tuple(d.model_copy(update={"name": n}) for n, d in disks.items() if n != name)
+            self._note(entry, {"disks": kept}, {})
+            self._node.tell(entry, "disk-detached", name)
+
+    async def resize_disk(self, ref: str, name: str, size_bytes: int) -> None:
+        """Grow a disk now."""
+        async with self._node.working(ref, "resize") as entry:
+            disks = dict(entry.vm.disks())
+            if name not in disks:
+                raise NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {', '.join(disks)}")
+            current = disks[name].size
+            if current is not None and size_bytes < current:
+                raise SpecError(f"disk {name} cannot shrink", hint="make a smaller one and copy the data")
+            await self._node.backend(entry).resize_disk(entry.vm, name, size_bytes)
+            if name == "root" and entry.record.image is not None:
+                self._note(entry, {"disk_size": size_bytes}, {})
+            else:
+                grown = tuple(
+                    d.model_copy(update={"name": n, **({"size": size_bytes} if n == name else {})})
+                    for n, d in entry.applied.named_disks()
+                )
+                self._note(entry, {"disks": grown}, {})
+            self._node.tell(entry, "disk-resized", name)
+
+    async def attach_nic(self, ref: str, nic: NicSpec) -> None:
+        async with self._node.working(ref, "attach") as entry:
+            index = len(entry.applied.nics)
+            mac = nic.mac or derive_mac(entry.id, index)
+            await self._plug(
+                entry, {"nics": (*entry.applied.nics, nic)}, {"macs": (*entry.record.macs, mac)}, nic=index
+            )
+
+    async def detach_nic(self, ref: str, index: int) -> None:
+        """Take the last NIC out: NICs are known by their place, so that one in the middle cannot go."""
+        async with self._node.working(ref, "detach") as entry:
+            last = len(entry.applied.nics) - 1
+            if index != last:
+                raise NotFoundError(
+                    f"{entry.name} cannot detach NIC {index}",
+                    hint=f"only the last one can go: {last}" if last >= 0 else "it has none",
+                )
+            _refuse_asleep(entry)
+            if entry.status.state in ("running", "warm"):
+                await self._node.backend(entry).detach_nic(entry.vm, index)
+            self._note(entry, {"nics": entry.applied.nics[:-1]}, {"macs": entry.record.macs[:-1]})
+            self._node.tell(entry, "nic-detached", str(index))
+
+    async def _plug(
+        self,
+        entry: Entry,
+        spec: dict[str, object],
+        record: dict[str, object],
+        *,
+        disk: str = "",
+        nic: int | None = None,
+    ) -> None:
+        """Note the device, then plug it in; when that fails the note is taken back."""
+        _refuse_asleep(entry)
+        before = entry.spec, entry.applied, entry.record
+        backend = self._node.backend(entry)
+        self._note(entry, spec, record)
+        steps.reached("attach:noted")
+        try:
+            plan = backend.plan(entry.vm, self._node.host)
+            if not plan.accepted:
+                raise Unsupported(f"{entry.name}: " + "; ".join(plan.refusals))
+            if entry.status.state in ("running", "warm"):
+                if nic is None:
+                    await backend.attach_disk(entry.vm, disk)
+                else:
+                    await backend.attach_nic(entry.vm, nic)
+        except RoostError:
+            entry.spec, entry.applied, entry.record = before
+            entry.save_spec()
+            entry.save_record()
+            raise
+        self._node.tell(entry, "disk-attached" if nic is None else "nic-attached", disk or str(nic))
+
+    def _note(self, entry: Entry, spec: dict[str, object], record: dict[str, object]) -> None:
+        """Change what is wanted and what is applied alike, with ports for the devices there are then."""
+        entry.spec = entry.spec.model_copy(update=spec)
+        entry.applied = entry.applied.model_copy(update=spec)
+        changed = entry.record.model_copy(update=record)
+        ports = self._node.backend(entry).ports(Vm(changed, entry.applied, entry.home))
+        entry.record = changed.model_copy(update={"ports": ports})
+        entry.save_spec()
+        entry.save_record()
+
+
+def refuse_impossible(entry: Entry, found: list[Change]) -> None:
+    """Raises `ConflictError` when some key can never change."""
+    never = [change for change in found if change.effect == "never"]
+    if never:
+        reasons = "; ".join(f"{change.key}: {change.note}" for change in never)
+        raise ConflictError(f"{entry.name} cannot become that: {reasons}", hint="nothing was changed")
+
+
+def restart_due(entry: Entry) -> bool:
+    """Whether something that is wanted waits for the next start."""
+    if entry.status.state == "stopped":
+        return False
+    ignored = changes.NOW
+    wanted, applied = (
+        entry.spec.model_dump(exclude=set(ignored)),
+        entry.applied.model_dump(exclude=set(ignored)),
+    )
+    return wanted != applied
+
+
+def _refuse_asleep(entry: Entry) -> None:
+    if entry.status.state == "sleeping" or (entry.status.state == "warm" and entry.status.sleep is not None):
+        raise ConflictError(
+            f"{entry.name} is asleep, and its devices are part of what was saved",
+            hint=f"`roost vm wake {entry.name}` first, or `roost vm stop {entry.name} --force` to give the saved state up",
+        )

@@ -1,0 +1,390 @@
+"""Turning VMs on and off, pausing, putting to sleep, waking, deleting; and what follows when a VM acts by itself.
+
+Callers: `vms`. Each operation notes the wish, does the work through the hypervisor, and notes the outcome; `node.working`
+sees to it that a failure or a crash in between leaves a true status.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
+
+from roost.agent import aftercare
+from roost.agent.node import Node, require
+from roost.agent.progress import Progress, ignore
+from roost.agent.recovery import judge
+from roost.agent.settling import resettle
+from roost.agent.store import Entry
+from roost.common import steps
+from roost.common.clock import timestamp
+from roost.common.log import get_logger
+from roost.errors import ConflictError, RoostError, StateError
+from roost.hypervisors.base import Event
+from roost.model.vm import SnapshotInfo
+
+log = get_logger(__name__)
+
+BACKOFF_S = (1, 2, 5, 15, 30, 60, 120, 300)
+"""Wait before each automatic restart in a row; the last one stays."""
+STABLE_S = 600.0
+"""A VM that ran this long starts again at the first back-off."""
+
+
+class Lifecycle:
+    """The power operations of all VMs of a node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def start(self, ref: str, progress: Progress, *, cold: bool = False) -> None:
+        """Boot, or wake what sleeps; a running VM stays as it is. `cold` gives up a saved state."""
+        entry = self._node.store.find(ref)
+        if entry.status.state == "running":
+            return
+        if entry.status.state == "warm" and not cold and not self._asleep(entry):
+            await self.resume(ref, progress)
+            return
+        if not cold and (entry.status.state == "sleeping" or self._asleep(entry)):
+            await self.wake(ref, progress)
+            return
+        async with self._node.working(ref, "start") as entry:
+            if not cold:
+                require(entry, "stopped", "failed", verb="started")
+            if entry.status.state != "stopped":
+                await self._node.backend(entry).discard_sleep(entry.vm)
+            entry.update(desired="running")
+            await self._boot(entry, progress)
+
+    async def _boot(self, entry: Entry, progress: Progress) -> None:
+        """A cold start with what is wanted now, which thereby is applied."""
+        progress("preparing", 0, None)
+        entry.record = resettle(entry, self._node)
+        entry.applied = entry.spec
+        entry.save_spec()
+        entry.save_record()
+        entry.update(epoch=entry.status.epoch + 1, generation=entry.status.generation + 1)
+        steps.reached("start:noted")
+        if entry.spec.console.serial:
+            await self._node.consoles.watch(entry.id)
+        progress("booting", 0, None)
+        try:
+            await self._node.backend(entry).start(entry.vm)
+        except RoostError:
+            entry.update(desired="stopped")
+            raise
+        entry.update(state="running", reason="", sleep=None, wake=None, retry_at=None)
+        self._node.tell(entry, "running", "booted")
+
+    async def stop(self, ref: str, progress: Progress, *, timeout_s: float | None, force: bool) -> None:
+        """Power down and, when the guest does not, force it. A sleeping VM gives up its saved state only with `force`."""
+        async with self._node.working(ref, "stop") as entry:
+            backend = self._node.backend(entry)
+            if entry.status.state == "stopped":
+                entry.update(desired="stopped", retry_at=None)
+                return
+            if entry.status.state in ("sleeping", "failed") or self._asleep(entry):
+                await self._give_up_sleep(entry, force=force)
+                return
+            entry.update(desired="stopped")
+            patience = entry.applied.shutdown_timeout if timeout_s is None else timeout_s
+            if force:
+                progress("switching off", 0, None)
+                await backend.force_stop(entry.vm)
+                how = "forced"
+            else:
+                progress("waiting for the guest to power down", 0, None)
+                how = await backend.stop(entry.vm, patience)
+            entry.update(state="stopped", reason="", last_exit=how, durable=True)
+            self._node.tell(entry, "stopped", how)
+
+    async def _give_up_sleep(self, entry: Entry, *, force: bool) -> None:
+        if not force:
+            raise StateError(
+                f"{entry.name} is {entry.status.state}: stopping it would give up its saved memory",
+                actual=entry.status.state,
+                required="running",
+                hint=f"wake it first, or `roost vm stop {entry.name} --force`",
+            )
+        await self._node.backend(entry).discard_sleep(entry.vm)
+        entry.update(state="stopped", desired="stopped", reason="", sleep=None, durable=True)
+        self._node.tell(entry, "stopped", "saved state given up")
+
+    async def reboot(self, ref: str, progress: Progress) -> None:
+        async with self._node.working(ref, "reboot") as entry:
+            require(entry, "running", verb="rebooted")
+            await self._node.backend(entry).reboot(entry.vm)
+
+    async def restart(self, ref: str, progress: Progress, *, timeout_s: float | None) -> None:
+        """Stop, then start: changes of the spec take effect."""
+        await self.stop(ref, progress, timeout_s=timeout_s, force=False)
+        await self.start(ref, progress)
+
+    async def pause(self, ref: str, progress: Progress) -> None:
+        async with self._node.working(ref, "pause") as entry:
+            if entry.status.state == "warm":
+                return
+            require(entry, "running", verb="paused")
+            await self._node.backend(entry).pause(entry.vm)
+            entry.update(state="warm", desired="warm", reason="")
+            self._node.tell(entry, "warm")
+
+    async def resume(self, ref: str, progress: Progress) -> None:
+        if self._asleep(self._node.store.find(ref)):
+            await self.wake(ref, progress)
+            return
+        async with self._node.working(ref, "resume") as entry:
+            if entry.status.state == "running":
+                return
+            require(entry, "warm", verb="resumed")
+            await self._node.backend(entry).resume(entry.vm)
+            entry.update(state="running", desired="running", reason="")
+            self._node.tell(entry, "running", "resumed")
+
+    async def sleep(self, ref: str, progress: Progress) -> None:
+        """Save and release. Returns as soon as the VM has let go of CPU and memory; making it durable goes on."""
+        async with self._node.working(ref, "sleep") as entry:
+            if entry.status.state == "sleeping":
+                return
+            require(entry, "running", "warm", verb="put to sleep")
+            progress("saving", 0, None)
+            entry.update(desired="sleeping")
+            report = await self._node.backend(entry).sleep(entry.vm, entry.status.generation)
+            on_tmpfs = entry.applied.memory.backing == "tmpfs"
+            reason = "asleep, but its memory is still in use until it has moved to disk" if on_tmpfs else ""
+            entry.update(state="warm" if on_tmpfs else "sleeping", reason=reason, sleep=report, wake=None)
+            steps.reached("sleep:noted")
+            self._node.tell(entry, "sleeping", f"{report.paused_ms:g} ms")
+        self._in_background(entry, self._make_durable(entry))
+
+    async def _make_durable(self, entry: Entry) -> None:
+        """After a sleep: fsync. A wake meanwhile cancels it, for then there is nothing to keep."""
+        report = entry.status.sleep
+        if report is None:
+            return
+        started = time.monotonic()
+        await self._node.backend(entry).make_durable(entry.vm)
+        total = round(report.paused_ms + (time.monotonic() - started) * 1000, 1)
+        safe = report.model_copy(update={"durable": True, "durable_ms": total})
+        entry.update(state="sleeping", reason="", sleep=safe, durable=True)
+        self._node.tell(entry, "durable", f"{total:g} ms")
+
+    async def wake(self, ref: str, progress: Progress) -> None:
+        async with self._node.working(ref, "wake") as entry:
+            if entry.status.state == "running":
+                return
+            if not self._asleep(entry):
+                require(entry, "sleeping", verb="woken")
+            progress("waking", 0, None)
+            if entry.applied.console.serial:
+                await self._node.consoles.watch(entry.id)
+            before = entry.status
+            entry.update(desired="running", epoch=before.epoch + 1, generation=before.generation + 1)
+            steps.reached("wake:noted")
+            try:
+                report = await self._node.backend(entry).wake(entry.vm)
+            except RoostError:
+                entry.update(desired=before.desired, generation=before.generation)
+                raise
+            entry.update(state="running", reason="", sleep=None, wake=report)
+            self._node.tell(entry, "running", f"woken in {report.running_ms:g} ms")
+            if report.reseeded == "pending":
+                progress("taking on its own identity", 0, None)
+                problem = await self._node.backend(entry).renew_identity(entry.vm)
+                entry.update(reason=problem)
+        self._in_background(entry, aftercare.care(self._node, entry))
+
+    def _asleep(self, entry: Entry) -> bool:
+        """Saved, but counted as warm, since its memory has not left tmpfs yet."""
+        return entry.status.state == "warm" and entry.status.sleep is not None
+
+    async def discard_sleep(self, ref: str, progress: Progress) -> None:
+        async with self._node.working(ref, "stop") as entry:
+            if entry.status.state in ("sleeping", "failed"):
+                await self._give_up_sleep(entry, force=True)
+
+    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> None:
+        """Refused while it runs, or sleeps, unless forced. Persistent disks are kept unless told otherwise."""
+        entry = self._node.store.find(ref)
+        if entry.status.state not in ("stopped", "failed") and not force:
+            raise ConflictError(
+                f"{entry.name} is {entry.status.state}",
+                hint=f"stop it first, or `roost vm delete {entry.name} --force`",
+            )
+        async with self._node.working(ref, "delete", disks="delete" if delete_disks else "keep") as entry:
+            progress("deleting", 0, None)
+            entry.update(durable=True)
+            await self.finish_delete(entry)
+
+    async def finish_delete(self, entry: Entry) -> None:
+        """Do the rest of a deletion that has been decided; interrupted anywhere, it is simply done again."""
+        transition = entry.status.transition
+        drop = transition is not None and transition.detail.get("disks") == "delete"
+        await self._node.consoles.forget(entry.id)
+        await self._node.backend(entry).delete(entry.vm, delete_disks=drop)
+        self._node.store.forget(entry)
+        self._node.tell(entry, "deleted")
+        await self._node.sweep()
+
+    async def revert(self, ref: str, name: str, progress: Progress) -> None:
+        """Go back to a snapshot, and to what the VM was when it was taken."""
+        async with self._node.working(ref, "revert", snapshot=name) as entry:
+            known = {info.name for info in await self._node.backend(entry).snapshot_list(entry.vm)}
+            if name in known and entry.status.state in ("running", "warm"):
+                progress("switching off", 0, None)
+                await self._node.backend(entry).force_stop(entry.vm)
+            progress("putting disks and memory back", 0, None)
+            info = await self.finish_revert(entry, name)
+        if info.state == "running":
+            await self.start(ref, progress)
+
+    async def finish_revert(self, entry: Entry, name: str) -> SnapshotInfo:
+        """The part of a revert that is done again after a crash."""
+        entry.record = entry.record.model_copy(update={"vmgenid": str(uuid.uuid4())})
+        entry.save_record()
+        generation = entry.status.generation + 1
+        info = await self._node.backend(entry).snapshot_revert(entry.vm, name, generation)
+        state = "sleeping" if info.memory else "stopped"
+        entry.update(
+            state=state, desired=state, generation=generation, reason="", sleep=None, wake=None, durable=True
+        )
+        self._node.tell(entry, "reverted", name)
+        return info
+
+    async def recover(self, entry: Entry) -> None:
+        """Make sense of a VM that an earlier agent left, and do what that agent did not finish."""
+        backend = self._node.backend(entry)
+        seen = await backend.observe(entry.vm)
+        verdict = judge(entry.status, seen, self._node.boot_id)
+        log.info(
+            "recover",
+            vm=entry.name,
+            seen=seen.process,
+            saved=seen.saved,
+            verdict=verdict.state,
+            repair=verdict.repair,
+        )
+        match verdict.repair:
+            case "remove":
+                await backend.delete(entry.vm, delete_disks=True)
+                self._node.store.forget(entry)
+                return
+            case "delete":
+                await self.finish_delete(entry)
+                return
+            case "revert":
+                detail = entry.status.transition.detail if entry.status.transition else {}
+                if seen.process != "none":
+                    await backend.force_stop(entry.vm)
+                await self.finish_revert(entry, detail["snapshot"])
+                entry.update(transition=None)
+                return
+        await self._node.settle(entry)
+        if seen.process not in ("none", "shutdown", "crashed") and entry.applied.console.serial:
+            await self._node.consoles.watch(entry.id)
+        if verdict.crashed or verdict.powered_off:
+            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason)
+        elif entry.status.boot_id == self._node.boot_id:
+            await self._towards_desired(entry)
+
+    async def _towards_desired(self, entry: Entry) -> None:
+        """After an interruption: what the user asked for last is done again. Failures are noted and not repeated."""
+        state, desired = entry.status.state, entry.status.desired
+        wanted: Awaitable[None] | None = None
+        if desired == "running" and state in ("stopped", "sleeping") and entry.status.reason:
+            wanted = self.start(entry.id, ignore)
+        elif desired == "sleeping" and state in ("running", "warm"):
+            wanted = self.sleep(entry.id, ignore)
+        elif desired == "stopped" and state == "running":
+            wanted = self.stop(entry.id, ignore, timeout_s=None, force=False)
+        elif state == "sleeping" and entry.status.sleep is not None and not entry.status.sleep.durable:
+            self._in_background(entry, self._make_durable(entry))
+        if wanted is not None:
+            try:
+                await wanted
+            except RoostError as error:
+                entry.update(reason=str(error))
+                log.error("could not finish what was interrupted", vm=entry.name, error=str(error))
+
+    async def react(self, event: Event) -> None:
+        """What a VMM said, when nobody asked it to."""
+        entry = self._node.store.by_id(event.vm_id)
+        if entry is None or entry.busy:
+            return
+        if event.kind in ("shutdown", "crashed", "gone"):
+            async with self._node.working(entry.id, "react") as entry:
+                backend = self._node.backend(entry)
+                verdict = judge(
+                    entry.status.model_copy(update={"transition": None}),
+                    await backend.observe(entry.vm),
+                    self._node.boot_id,
+                )
+                if verdict.state == entry.status.state:
+                    return
+                if verdict.repair in ("release", "abandon"):
+                    await backend.release(entry.vm)
+                entry.update(state=verdict.state, reason=verdict.reason, durable=True)
+            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason)
+        elif event.kind == "io-error":
+            entry.update(
+                state="warm",
+                reason=f"paused by a disk error on {event.detail}: free space, then `roost vm resume`",
+            )
+            self._node.tell(entry, "io-error", event.detail)
+        elif event.kind in ("running", "paused", "reset"):
+            state = {"running": "running", "paused": "warm"}.get(event.kind)
+            if state is not None and entry.status.state in ("running", "warm"):
+                entry.update(state=state)
+            self._node.tell(entry, event.kind)
+
+    def _ended_by_itself(self, entry: Entry, *, crashed: bool, how: str) -> None:
+        """Note how, and start again as the restart policy says, after a pause that grows."""
+        policy = entry.spec.restart
+        again = policy == "always" or (policy == "on-failure" and crashed)
+        self._node.tell(entry, "crashed" if crashed else "stopped", how)
+        if not again:
+            entry.update(last_exit=how, desired="stopped" if not crashed else entry.status.desired)
+            return
+        ran_s = _seconds_since(entry.status.since)
+        count = 1 if ran_s > STABLE_S else entry.status.restarts + 1
+        wait_s = BACKOFF_S[min(count, len(BACKOFF_S)) - 1]
+        due = (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat(timespec="milliseconds")
+        entry.update(
+            last_exit=how,
+            restarts=count,
+            retry_at=due,
+            reason=f"{how}; restart {count} in {wait_s} s",
+            desired="running",
+        )
+        loop = asyncio.get_running_loop()
+        entry.retry = loop.call_later(wait_s, lambda: self._in_background(entry, self._retry(entry)))
+
+    async def _retry(self, entry: Entry) -> None:
+        try:
+            await self.start(entry.id, ignore)
+        except RoostError as error:
+            log.error("automatic restart failed", vm=entry.name, error=str(error))
+            self._ended_by_itself(entry, crashed=True, how=str(error))
+
+    async def finish_background(self, entry: Entry) -> None:
+        """Wait for what goes on after the last operation."""
+        if entry.background is not None:
+            await entry.background
+
+    def _in_background(self, entry: Entry, work: Awaitable[None]) -> None:
+        """Go on after an operation; the entry's next operation ends it first."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except RoostError as error:
+                entry.update(reason=str(error))
+                log.error("background work failed", vm=entry.name, error=str(error))
+
+        entry.background = asyncio.create_task(guarded(), name=f"after-{entry.name}")
+
+
+def _seconds_since(moment: str) -> float:
+    return (datetime.fromisoformat(timestamp()) - datetime.fromisoformat(moment)).total_seconds()

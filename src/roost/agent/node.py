@@ -1,0 +1,151 @@
+"""What all of the agent's work on VMs shares: the host, the VMs, the hypervisors, and the rule of one operation at a time.
+
+Callers: the modules of this package that change VMs. It must not know HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from roost.agent.events import EventBus
+from roost.agent.recovery import judge
+from roost.agent.store import Entry, Store
+from roost.api.types import AgentEvent
+from roost.common.clock import timestamp
+from roost.common.log import get_logger
+from roost.common.paths import Home
+from roost.consoles.client import ConsoleClient
+from roost.errors import ConflictError, NotFoundError, RoostError, StateError
+from roost.host.facts import boot_id
+from roost.host.layers import sweep_layers
+from roost.hypervisors.base import Hypervisor
+from roost.images import ImageStore
+from roost.model.host import HostFacts
+from roost.model.vm import Transition, VmState
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Node:
+    """One host with its VMs."""
+
+    home: Home
+    host: HostFacts
+    images: ImageStore
+    hypervisors: dict[str, Hypervisor]
+    """By name, in the order in which `auto` tries them."""
+    consoles: ConsoleClient
+    bus: EventBus
+    store: Store
+    boot_id: str = field(default_factory=boot_id)
+
+    def backend(self, entry: Entry) -> Hypervisor:
+        """The hypervisor that runs a VM.
+
+        Raises:
+            NotFoundError: this host no longer has it.
+        """
+        try:
+            return self.hypervisors[entry.record.hypervisor]
+        except KeyError as error:
+            raise NotFoundError(
+                f"{entry.name} needs the hypervisor {entry.record.hypervisor}, not found here"
+            ) from error
+
+    def tell(self, entry: Entry, kind: str, detail: str = "") -> None:
+        """Publish an event and log it."""
+        log.info(kind, vm=entry.name, id=entry.id, detail=detail)
+        self.bus.publish(AgentEvent(time=timestamp(), vm=entry.name, id=entry.id, kind=kind, detail=detail))
+
+    @asynccontextmanager
+    async def working(self, ref: str, operation: str, **detail: str) -> AsyncIterator[Entry]:
+        """Have a VM for one operation: its intent is on disk before the block, and its outcome after it.
+
+        When the block fails or is cancelled, the VM is observed, and its status says what is really there.
+
+        Raises:
+            ConflictError: another operation is under way.
+        """
+        entry = self.store.find(ref)
+        if entry.busy:
+            raise ConflictError(
+                f"{entry.name} is busy: {entry.busy} is under way", hint="wait for it, or cancel it"
+            )
+        entry.busy = operation
+        try:
+            await cancel_background(entry)
+            transition = Transition(operation=operation, started=timestamp(), detail=detail)
+            entry.update(transition=transition, boot_id=self.boot_id)
+            try:
+                yield entry
+            except BaseException as error:
+                await asyncio.shield(self.settle(entry, str(error) or type(error).__name__))
+                raise
+            entry.update(transition=None, boot_id=self.boot_id)
+        finally:
+            entry.busy = ""
+
+    async def settle(self, entry: Entry, reason: str = "") -> None:
+        """Observe a VM after something went wrong, make good what can be, and note the state that it is in."""
+        backend = self.backend(entry)
+        verdict = judge(entry.status, await backend.observe(entry.vm), self.boot_id)
+        try:
+            match verdict.repair:
+                case "resume":
+                    await backend.resume(entry.vm)
+                case "abandon" | "release":
+                    await backend.release(entry.vm)
+                case _:
+                    pass
+        except RoostError as error:
+            log.error("repair failed", vm=entry.name, repair=verdict.repair, error=str(error))
+            reason = f"{reason or verdict.reason}; and then: {error}"
+        entry.update(
+            state=verdict.state, reason=reason or verdict.reason, transition=None, boot_id=self.boot_id
+        )
+
+    async def sweep(self) -> None:
+        """Remove frozen layers that no disk stands on any more. A problem only means that they stay."""
+        try:
+            disks = [
+                path for backend in self.hypervisors.values() for path in backend.referenced_disks(self.home)
+            ]
+            removed = await sweep_layers(self.home, disks)
+            if removed:
+                log.info("layers removed", count=len(removed))
+        except (RoostError, OSError) as error:
+            log.warning("layers not swept", error=str(error))
+
+
+async def cancel_background(entry: Entry) -> None:
+    """End what still goes on after the last operation; it is begun again when it matters."""
+    if entry.retry is not None:
+        entry.retry.cancel()
+        entry.retry = None
+    task, entry.background = entry.background, None
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def require(entry: Entry, *states: VmState, verb: str) -> None:
+    """Raises `StateError` unless the VM is in one of `states`."""
+    if entry.status.state not in states:
+        hints = {
+            "stopped": f"`roost vm start {entry.name}` starts it",
+            "sleeping": f"`roost vm wake {entry.name}` wakes it",
+            "warm": f"`roost vm resume {entry.name}` lets it run",
+            "running": f"`roost vm stop {entry.name}` stops it",
+            "failed": entry.status.reason,
+        }
+        raise StateError(
+            f"{entry.name} is {entry.status.state} and cannot be {verb}",
+            actual=entry.status.state,
+            required=" or ".join(states),
+            hint=hints[entry.status.state],
+        )

@@ -1,0 +1,183 @@
+"""VMs on disk: read at start, written as they change.
+
+Callers: `vms`. The files are the truth for the next agent; while this one runs (it holds the home's lock), the entries in
+memory are. It must not know what a state means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from roost.agent import upgrade
+from roost.common.clock import timestamp
+from roost.common.files import read_json, write_json
+from roost.common.log import get_logger
+from roost.common.paths import Home, VmPaths
+from roost.errors import InvalidSpec, NotFoundError, RoostError, StorageError
+from roost.hypervisors.base import Vm
+from roost.model.documents import validate
+from roost.model.spec import VmSpec
+from roost.model.vm import Transition, VmRecord, VmStatus
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Entry:
+    """One VM in memory."""
+
+    home: Home
+    record: VmRecord
+    spec: VmSpec
+    """What the user wants."""
+    applied: VmSpec
+    """What the process (or the saved state) was started from; equals `spec` unless a restart is due."""
+    status: VmStatus
+    busy: str = ""
+    """Operation under way, empty when none: at most one at a time."""
+    background: asyncio.Task[None] | None = None
+    """What goes on after an operation (making a sleep durable, care for a woken guest); cancelled by the next one."""
+    retry: asyncio.TimerHandle | None = field(default=None, repr=False)
+    """The next automatic restart."""
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def paths(self) -> VmPaths:
+        return self.home.vm(self.record.id)
+
+    @property
+    def vm(self) -> Vm:
+        """The handle for what exists now: process, saved state."""
+        return Vm(self.record, self.applied, self.home)
+
+    @property
+    def wanted(self) -> Vm:
+        """The handle for the next cold start."""
+        return Vm(self.record, self.spec, self.home)
+
+    def update(self, *, durable: bool = False, **changes: Any) -> None:
+        """Change the status and write it. A new `state` also sets `since`."""
+        if "state" in changes and changes["state"] != self.status.state:
+            changes.setdefault("since", timestamp())
+        self.status = self.status.model_copy(update=changes)
+        write_json(self.paths.status, self.status.model_dump(mode="json"), durable=durable)
+
+    def save_spec(self) -> None:
+        """Write what is wanted, and what is applied, durably."""
+        write_json(self.paths.spec, _document(self.spec))
+        write_json(self.paths.applied, _document(self.applied))
+
+    def save_record(self) -> None:
+        write_json(self.paths.record, self.record.model_dump(mode="json"))
+
+
+def _document(spec: VmSpec) -> Any:
+    return spec.model_dump(mode="json", exclude_defaults=True)
+
+
+class Store:
+    """All VMs of a home."""
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._entries: dict[str, Entry] = {}
+        self.damaged: dict[str, str] = {}
+        """Directories that could not be read, with the reason: shown, never touched."""
+
+    def load(self) -> None:
+        """Read every VM; one that is damaged does not keep the others from being read."""
+        for directory in sorted(self._home.vms.glob("[a-z]*")):
+            try:
+                if not (directory / "vm.json").exists():
+                    self._remove_unborn(directory)
+                    continue
+                entry = read_entry(self._home, directory.name)
+                self._entries[entry.id] = entry
+            except (RoostError, OSError) as error:
+                log.error("cannot read a VM", directory=str(directory), error=str(error))
+                self.damaged[directory.name] = str(error)
+
+    def _remove_unborn(self, directory: Path) -> None:
+        """A creation writes the record before anything of value: a directory without one holds nothing to lose.
+
+        Only when it is really so: a directory with disks in it was a VM, and is kept.
+        """
+        if any(directory.glob("disks/*")) or any(directory.glob("*.json")):
+            raise StorageError(
+                f"{directory} has no vm.json", hint="restore it from a backup, or move the directory away"
+            )
+        shutil.rmtree(directory)
+
+    def all(self) -> list[Entry]:
+        """Sorted by name."""
+        return sorted(self._entries.values(), key=lambda entry: entry.name)
+
+    def find(self, ref: str) -> Entry:
+        """A VM by name or id.
+
+        Raises:
+            NotFoundError: there is none, with a hint when its directory is damaged.
+        """
+        for entry in self._entries.values():
+            if ref in (entry.name, entry.id):
+                return entry
+        hint = self.damaged.get(ref, "`roost vm list` shows the VMs of this host")
+        raise NotFoundError(f"there is no VM {ref}", hint=hint)
+
+    def has(self, name: str) -> bool:
+        return any(name in (entry.name, entry.id) for entry in self._entries.values())
+
+    def by_id(self, vm_id: str) -> Entry | None:
+        return self._entries.get(vm_id)
+
+    def add(self, record: VmRecord, spec: VmSpec, transition: Transition) -> Entry:
+        """A new VM under creation: on disk and in memory."""
+        entry = Entry(self._home, record, spec, spec, VmStatus(since=timestamp(), transition=transition))
+        entry.paths.state.mkdir(mode=0o711, parents=True)
+        entry.update()
+        entry.save_spec()
+        entry.save_record()
+        self._entries[entry.id] = entry
+        return entry
+
+    def forget(self, entry: Entry) -> None:
+        self._entries.pop(entry.id, None)
+
+
+def read_entry(home: Home, vm_id: str) -> Entry:
+    """One VM from its files, upgraded from older formats.
+
+    Raises:
+        StorageError: a file is damaged, missing, or of a newer format.
+    """
+    paths = home.vm(vm_id)
+    record = _read(VmRecord, paths.record)
+    try:
+        status = _read(VmStatus, paths.status)
+    except (StorageError, FileNotFoundError) as error:
+        # Everything in the status can be observed again; what cannot be is what the user wanted last.
+        log.warning("status lost, observing anew", vm=record.name, error=str(error))
+        status = VmStatus(since=timestamp(), reason="its status file was damaged")
+    spec = _read(VmSpec, paths.spec)
+    applied = _read(VmSpec, paths.applied) if paths.applied.exists() else spec
+    return Entry(home, record, spec, applied, status)
+
+
+def _read(model: Any, path: Path) -> Any:
+    try:
+        return validate(model, upgrade.document(model, read_json(path)), source=str(path))
+    except FileNotFoundError as error:
+        raise StorageError(f"{path} is missing", hint="restore it from a backup") from error
+    except InvalidSpec as error:
+        raise StorageError(f"{path} is damaged: {error}", hint="restore it from a backup") from error

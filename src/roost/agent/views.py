@@ -1,0 +1,144 @@
+"""What the API shows of a VM, put together from what is kept and what is seen.
+
+Callers: `vms`.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_interface
+from pathlib import Path
+
+from roost.agent.devices import restart_due
+from roost.agent.node import Node
+from roost.agent.store import Entry
+from roost.api.types import DiskView, NicView, VmView
+from roost.errors import RoostError
+from roost.guest import GuestAgent, GuestTimeouts
+from roost.host.qcow2 import read_header
+from roost.model.plan import DiskResource, ExternalDisk
+from roost.model.vm import Address
+
+_QUICK = GuestTimeouts(connect_s=1.0, command_s=2.0)
+
+
+def view(node: Node, entry: Entry) -> VmView:
+    """The short view, as in lists: no process is asked, no disk is opened."""
+    spec, record, status = entry.spec, entry.record, entry.status
+    backend = node.hypervisors.get(record.hypervisor)
+    alive = status.state in ("running", "warm") and backend is not None
+    return VmView(
+        id=record.id,
+        name=record.name,
+        state=status.state,
+        desired=status.desired,
+        reason=status.reason,
+        since=status.since,
+        created=record.created,
+        hypervisor=record.hypervisor,
+        accelerator=record.accelerator,
+        machine=record.machine,
+        cpu=record.cpu,
+        cpus=spec.cpus,
+        memory=spec.memory.size,
+        memory_backing=spec.memory.backing,
+        image=spec.image,
+        labels=spec.labels,
+        pid=backend.pid(entry.vm) if alive and backend is not None else None,
+        uid=record.uid,
+        restarts=status.restarts,
+        autostart=spec.autostart,
+        restart_due=restart_due(entry),
+        last_exit=status.last_exit,
+        transition=status.transition,
+        sleep=status.sleep,
+        wake=status.wake,
+        parent=record.parent,
+        disks=(),
+        nics=tuple(_nics(entry)),
+    )
+
+
+def _nics(entry: Entry) -> list[NicView]:
+    return [
+        NicView(
+            index=index,
+            mac=mac,
+            model=nic.model,
+            attached_to=nic.bridge or nic.network or "user",
+            forwards=tuple(f"{f.host}:{f.host_port}→{f.guest_port}/{f.protocol}" for f in nic.forwards),
+        )
+        for index, (nic, mac) in enumerate(zip(entry.spec.nics, entry.record.macs, strict=False))
+    ]
+
+
+async def full_view(node: Node, entry: Entry) -> VmView:
+    """With disks, spec, addresses, and whether the guest agent answers."""
+    short = view(node, entry)
+    addresses = [
+        Address(address=str(ip_interface(nic.ip).ip), mac=mac, source="spec")
+        for nic, mac in zip(entry.spec.nics, entry.record.macs, strict=False)
+        if nic.ip
+    ]
+    answers: bool | None = None
+    if entry.status.state == "running" and entry.applied.guest_agent:
+        found = await _ask_guest(entry)
+        answers = found is not None
+        addresses += found or []
+    return short.model_copy(
+        update={
+            "disks": tuple(_disks(node, entry)),
+            "spec": entry.spec,
+            "addresses": tuple(addresses),
+            "guest_agent": answers,
+        }
+    )
+
+
+async def _ask_guest(entry: Entry) -> list[Address] | None:
+    try:
+        async with GuestAgent.connect(entry.paths.socket("qga"), vm=entry.name, timeouts=_QUICK) as guest:
+            interfaces = await guest.interfaces()
+    except RoostError:
+        return None  # an answer in itself: the view says that the agent does not answer
+    return [
+        Address(address=str(address.ip), interface=interface.name, mac=interface.mac, source="guest-agent")
+        for interface in interfaces
+        for address in interface.addresses
+        if not address.ip.is_loopback
+    ]
+
+
+def _disks(node: Node, entry: Entry) -> list[DiskView]:
+    specs = dict(entry.vm.disks())
+    plan = node.backend(entry).plan(entry.vm, node.host)
+    views = []
+    for resource in plan.resources:
+        if not isinstance(resource, DiskResource | ExternalDisk):
+            continue
+        spec = specs.get(resource.name)
+        path = Path(resource.path)
+        size, used = _sizes(path)
+        views.append(
+            DiskView(
+                name=resource.name,
+                path=resource.path,
+                format=resource.format
+                if isinstance(resource, DiskResource)
+                else (spec.format if spec else "raw"),
+                bus=spec.bus if spec else "virtio",
+                size=size,
+                used=used,
+                persistent=spec.persistent if spec else True,
+            )
+        )
+    return views
+
+
+def _sizes(path: Path) -> tuple[int, int]:
+    """Bytes that the guest sees, and that the host spends; zeros for a disk that is not there yet."""
+    try:
+        header = read_header(path)
+        stat = path.stat()
+    except (RoostError, OSError):
+        return 0, 0
+    return (header.size_bytes if header else stat.st_size), stat.st_blocks * 512

@@ -1,0 +1,249 @@
+"""Copies of a VM as it is at one instant: what clones are made of, and what snapshots keep.
+
+Callers: `backend`. `capture` takes RAM, device state, disks, firmware variables and TPM state of a running, warm, sleeping
+or stopped VM, which then goes on as it was. `instantiate` makes a VM's files from a capture; with memory, that VM sleeps.
+
+Disks are not copied: what they hold becomes a read-only layer, and the VM and its copies get empty overlays on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from roost.common import steps
+from roost.common.files import fsync_path, read_json, write_json
+from roost.errors import Unsupported
+from roost.host import layers, ram
+from roost.host.copying import copy_file
+from roost.host.disks import new_overlay
+from roost.host.facts import boot_id
+from roost.host.sandbox import chown_tree, give, make_directory
+from roost.hypervisors.base import Vm
+from roost.hypervisors.qemu import devices, process
+from roost.hypervisors.qemu.checkpoint import (
+    disk_marks,
+    frozen,
+    manifest_path,
+    ram_resource,
+    save_state,
+    wakeable,
+)
+from roost.hypervisors.qemu.manifest import Manifest, read_manifest
+from roost.hypervisors.qemu.qmp import Monitor
+from roost.hypervisors.qemu.session import Sessions
+from roost.hypervisors.resources import Resources
+from roost.model.plan import DiskResource, ExternalDisk, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """What was taken. `directory` holds device state, firmware variables, TPM state and copies of raw disks."""
+
+    directory: Path
+    manifest: Manifest | None
+    """None: the VM was off, there is no memory."""
+    ram: Path | None
+    """RAM to copy from; it may still be the source's own file while the source sleeps."""
+    disks: dict[str, str] = field(default_factory=dict)
+    """Disk name to the frozen layer, or to the copy of a raw disk."""
+
+
+def refuse_uncopyable(vm: Vm, plan: Plan) -> None:
+    """Refuse what cannot be copied at an instant.
+
+    Raises:
+        Unsupported: a device of the host, or a writable disk that belongs to the user.
+    """
+    if vm.spec.devices:
+        raise Unsupported(f"{vm.spec.name} has devices of the host, which cannot be copied")
+    for resource in plan.resources:
+        if isinstance(resource, ExternalDisk) and not resource.read_only:
+            raise Unsupported(
+                f"{vm.spec.name} writes to {resource.path}, which is yours and is not copied",
+                hint="detach the disk, or make it read_only",
+            )
+
+
+async def capture(sessions: Sessions, vm: Vm, into: Path, *, keep_ram: bool) -> Capture:
+    """Take a VM at one instant. `into` is made; the caller removes it when it fails.
+
+    Args:
+        keep_ram: RAM is copied into `into` even when the VM sleeps and its own file could serve.
+    """
+    plan = sessions.accepted_plan(vm)
+    refuse_uncopyable(vm, plan)
+    make_directory(into, None)
+    if process.find(vm, thorough=True) is not None:
+        return await _capture_live(sessions, vm, plan, into)
+    manifest = read_manifest(manifest_path(vm.paths.state))
+    if manifest is not None:
+        manifest = await wakeable(sessions, vm)
+    disks = await _freeze_disks(vm, plan, into, None)
+    await _copy_small(vm, into)
+    backing = ram_resource(plan)
+    own_ram = Path(backing.path) if backing and Path(backing.path).exists() else vm.paths.ram
+    if manifest is None:
+        return Capture(into, None, None, disks)
+    resigned = manifest.model_copy(update={"disks": disk_marks(plan)})
+    write_json(manifest_path(vm.paths.state), resigned.model_dump(mode="json"), mode=0o600)
+    steps.reached("capture:resigned")
+    await _copy(vm.paths.device_state, into / "state", None)
+    source_ram: Path | None = own_ram if manifest.ram == "file" else None
+    if source_ram is not None and keep_ram:
+        await copy_file(source_ram, into / "ram", uid=None)
+        source_ram = into / "ram"
+    write_json(manifest_path(into), manifest.model_dump(mode="json"), mode=0o600, durable=False)
+    return Capture(into, manifest, source_ram, disks)
+
+
+async def _capture_live(sessions: Sessions, vm: Vm, plan: Plan, into: Path) -> Capture:
+    monitor = await sessions.monitor(vm)
+    was_running = (await monitor.execute("query-status"))["running"]
+    backing = ram_resource(plan)
+    async with frozen(monitor, vm, was_running=was_running):
+        steps.reached("capture:paused")
+        disks = await _freeze_disks(vm, plan, into, monitor)
+        steps.reached("capture:frozen")
+        manifest = await save_state(sessions, vm, plan, monitor, into, generation=0)
+        if backing is not None:
+            await copy_file(Path(backing.path), into / "ram", uid=None)
+            ram.write_mark(Path(backing.path), backing.size_bytes, ram.Mark(vm.id, 0, "live"), durable=False)
+        await _copy_small(vm, into)
+        steps.reached("capture:copied")
+        if was_running:
+            await monitor.execute("cont")
+    return Capture(into, manifest, None if backing is None else into / "ram", disks)
+
+
+async def _freeze_disks(vm: Vm, plan: Plan, into: Path, monitor: Monitor | None) -> dict[str, str]:
+    """Freeze every qcow2 disk at once (a running VM's through QEMU) and copy the raw ones."""
+    own = [resource for resource in plan.resources if isinstance(resource, DiskResource)]
+    frozen_disks = {r.name: vm.home.layers / f"{uuid.uuid4().hex}.qcow2" for r in own if r.format == "qcow2"}
+    if monitor is None:
+        for resource in own:
+            if resource.format == "qcow2":
+                layer = frozen_disks[resource.name]
+                await layers.freeze(Path(resource.path), vm.home.layers, layer.stem, uid=vm.record.uid)
+    else:
+        await _freeze_live(vm, monitor, [(r, frozen_disks[r.name]) for r in own if r.format == "qcow2"])
+    result = {name: str(layer) for name, layer in frozen_disks.items()}
+    for resource in own:
+        if resource.format == "raw":
+            copy = into / f"{resource.name}.raw"
+            await copy_file(Path(resource.path), copy, uid=None)
+            result[resource.name] = str(copy)
+    return result
+
+
+async def _freeze_live(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResource, Path]]) -> None:
+    """Switch all disks of a stopped VM to new overlays in one transaction.
+
+    The overlay has the disk's name before QEMU writes to it, so that a crash at any point leaves a path that leads to all
+    of the data. Source: QEMU qapi/block-core.json, `blockdev-snapshot`.
+    """
+    actions = []
+    for resource, layer in disks:
+        node = f"n-{layer.stem[:24]}"
+        disk = Path(resource.path)
+        layers.link_layer(disk, layer)
+        await new_overlay(disk, layer, "qcow2", uid=vm.record.uid)
+        spec = dict(vm.disks()).get(resource.name)
+        description = devices.block_node(node, str(disk), format="qcow2", disk=spec) | {"backing": None}
+        await monitor.execute("blockdev-add", description)
+        old = await _top_node(monitor, resource.name)
+        actions.append({"type": "blockdev-snapshot", "data": {"node": old, "overlay": node}})
+    if actions:
+        await monitor.execute("transaction", {"actions": actions})
+    for _, layer in disks:
+        layers.seal_layer(layer, vm.record.uid)
+
+
+async def _top_node(monitor: Monitor, name: str) -> str:
+    """The node that a disk's device writes to now."""
+    for info in await monitor.execute("query-block"):
+        if str(info.get("qdev", "")).split("/")[-1 if "virtio-backend" not in info["qdev"] else -2] in (
+            devices.disk_id(name),
+            name,
+        ):
+            return str(info["inserted"]["node-name"])
+    raise Unsupported(f"disk {name} has no medium")
+
+
+async def _copy_small(vm: Vm, into: Path) -> None:
+    if vm.paths.nvram.exists():
+        await _copy(vm.paths.nvram, into / "nvram.fd", None)
+    if vm.paths.tpm.exists():
+        await asyncio.to_thread(shutil.copytree, vm.paths.tpm, into / "tpm", dirs_exist_ok=True)
+
+
+async def _copy(source: Path, target: Path, uid: int | None) -> None:
+    await asyncio.to_thread(shutil.copyfile, source, target)
+    give(target, uid, 0o600)
+
+
+async def instantiate(sessions: Sessions, taken: Capture, vm: Vm, generation: int) -> None:
+    """Make the files of `vm` from a capture, replacing what it has. Repeating it after a crash gives the same."""
+    plan = sessions.accepted_plan(vm)
+    Resources(vm, plan, sessions.host).make_directories()
+    manifest_path(vm.paths.state).unlink(missing_ok=True)
+    uid = vm.record.uid
+    for resource in plan.resources:
+        if not isinstance(resource, DiskResource):
+            continue
+        origin = Path(taken.disks[resource.name])
+        if resource.format == "qcow2":
+            await new_overlay(Path(resource.path), origin, "qcow2", uid=uid)
+        else:
+            await copy_file(origin, Path(resource.path), uid=uid)
+    steps.reached("copy:disks")
+    if (taken.directory / "nvram.fd").exists():
+        await _copy(taken.directory / "nvram.fd", vm.paths.nvram, uid)
+    if (taken.directory / "tpm").exists():
+        await asyncio.to_thread(shutil.copytree, taken.directory / "tpm", vm.paths.tpm, dirs_exist_ok=True)
+        chown_tree(vm.paths.tpm, uid)
+    if taken.manifest is not None:
+        await _instantiate_memory(taken, taken.manifest, vm, plan, generation)
+    steps.reached("copy:done")
+
+
+async def _instantiate_memory(
+    taken: Capture, manifest: Manifest, vm: Vm, plan: Plan, generation: int
+) -> None:
+    await _copy(taken.directory / "state", vm.paths.device_state, vm.record.uid)
+    backing = ram_resource(plan)
+    if backing is not None and taken.ram is not None:
+        await copy_file(taken.ram, Path(backing.path), uid=vm.record.uid)
+        ram.write_mark(Path(backing.path), backing.size_bytes, ram.Mark(vm.id, generation, "saved"), durable=False)
+    steps.reached("copy:memory")
+    own = manifest.model_copy(
+        update={
+            "vm_id": vm.id,
+            "generation": generation,
+            "boot_id": boot_id(),
+            "durable": False,
+            "disks": disk_marks(plan),
+        }
+    )
+    write_json(manifest_path(vm.paths.state), own.model_dump(mode="json"), mode=0o600, durable=False)
+    fsync_path(vm.paths.state)
+
+
+def load_capture(directory: Path, disks: dict[str, str]) -> Capture:
+    """A capture that was kept as a snapshot."""
+    ram_file = directory / "ram"
+    return Capture(
+        directory, read_manifest(manifest_path(directory)), ram_file if ram_file.exists() else None, disks
+    )
+
+
+def referenced_disks(vms: Path) -> list[Path]:
+    """Every disk file and layer below a home's `vms` that layers must be kept for."""
+    found = [path for path in vms.glob("*/disks/*.qcow2") if not path.name.startswith(".")]
+    for document in vms.glob("*/snapshots/*/snapshot.json"):
+        found += [Path(path) for path in read_json(document)["disks"].values() if path.endswith(".qcow2")]
+    return found
