@@ -1,0 +1,78 @@
+"""What the routes work with.
+
+Callers: `agent.server` builds it, `app` holds it, every route takes it as `dependencies.Agent`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from roost.agent.events import EventBus
+from roost.agent.metrics import Metrics
+from roost.agent.operations import Operations
+from roost.agent.progress import Progress
+from roost.agent.service import VmService
+from roost.api.images import AddImage, BuildImage, ImageView, PullImage
+from roost.common.clock import timestamp
+from roost.common.paths import Home
+from roost.model.host import Check, HostFacts
+
+
+class ImageService(Protocol):
+    """What the API does with images. `ref` is a name or enough of an id; an unknown one raises `NotFoundError`."""
+
+    async def list(self) -> Sequence[ImageView]: ...
+
+    async def show(self, ref: str, *, verify: bool = False) -> ImageView:
+        """With `verify` all of it is read.
+
+        Raises:
+            StorageError: it is damaged.
+        """
+        ...
+
+    async def delete(self, ref: str) -> None:
+        """Raises: ConflictError: VMs stand on it; the message names them."""
+        ...
+
+    async def build(self, request: BuildImage, progress: Progress) -> ImageView: ...
+
+    async def add(self, request: AddImage, progress: Progress) -> ImageView: ...
+
+    async def pull(self, request: PullImage, progress: Progress) -> ImageView: ...
+
+
+class HostService(Protocol):
+    """What the API shows of the host."""
+
+    async def facts(self) -> HostFacts: ...
+
+    async def checks(self) -> list[Check]: ...
+
+
+class ConsoleService(Protocol):
+    """How the API reaches serial consoles; `roost.consoles.client.ConsoleClient` is the one implementation."""
+
+    async def connect(
+        self, vm_id: str, *, history_bytes: int = ..., read_only: bool = ...
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]: ...
+
+
+@dataclass(slots=True)
+class Services:
+    home: Home
+    vms: VmService
+    images: ImageService
+    host: HostService
+    consoles: ConsoleService
+    events: EventBus
+    metrics: Metrics = field(init=False)
+    operations: Operations = field(init=False)
+    started: str = field(default_factory=timestamp)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self.vms.list)
+        self.operations = Operations(ended=self.metrics.operation_ended)
