@@ -1,0 +1,184 @@
+"""The daemon: one agent for one home, from its first lock to its last answer.
+
+Callers: `roost agent serve`. It composes what others offer and decides nothing about VMs. It never stops one:
+VMs are processes of their own, and the next agent finds them again.
+
+Stopping takes at most `STOP_LIMIT_S`, whatever hangs: event streams end at once, operations and then requests are
+cancelled when they do not end by themselves, and in the end the kernel's alarm clock ends the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import grp
+import os
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
+
+import uvicorn
+
+from roost.agent.http.app import create_app
+from roost.agent.http.services import Services
+from roost.common.files import exclusive_lock
+from roost.common.log import configure_logging, get_logger
+from roost.common.paths import Home
+from roost.errors import HostError
+
+GROUP = "roost"
+"""Whoever is in this group may use a system-wide agent."""
+STOP_LIMIT_S = 20
+_OPERATIONS_STOP_S = 6.0
+_REQUESTS_STOP_S = 3
+
+Build = Callable[[Home], AbstractAsyncContextManager[Services]]
+"""Makes the services of a home, started; leaving the context closes them."""
+
+_log = get_logger(__name__)
+
+
+def run_agent(home: Home, build: Build, *, log_level: str = "info") -> None:
+    """Serve `home` until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Raises:
+        ConflictError: another agent serves this home.
+        HostError: the home cannot be used.
+    """
+    configure_logging(log_level)
+    home.check()
+    try:
+        make_directories(home)
+    except OSError as error:
+        raise HostError(
+            f"cannot make {error.filename}: {error.strerror}", hint="choose another directory with ROOST_HOME"
+        ) from error
+    hint = "stop it first, or set ROOST_HOME to a directory of its own for this one"
+    with exclusive_lock(home.lock, holder="another agent", hint=hint):
+        asyncio.run(_serve_until_signal(home, build))
+
+
+def make_directories(home: Home) -> None:
+    """Make what is missing of the home. Idempotent; what exists keeps the mode that somebody gave it.
+
+    As root, the users of the VMs may pass through the directories but not list them, and the group `roost` may look
+    into the run directory. Rootless, everything is for the user alone.
+    """
+    is_root = os.geteuid() == 0
+    passage = 0o711 if is_root else 0o700
+    for path in (home.state, home.images, home.layers, home.vms, home.run, home.run / "vms"):
+        _make_directory(path, passage)
+    _make_directory(home.cache, 0o700)
+    if is_root and (group := _group_id()) is not None:
+        os.chown(home.run, -1, group)
+        home.run.chmod(0o751)
+
+
+@contextmanager
+def listening_socket(path: Path) -> Iterator[socket.socket]:
+    """The agent's socket, for its user alone, or as root also for the group `roost`; removed at the end.
+
+    Call it with the lock held: whatever lies at `path` is then a stale one. Nobody can connect before the mode is
+    right, for only then it listens.
+    """
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        path.chmod(0o600)
+        if os.geteuid() == 0 and (group := _group_id()) is not None:
+            os.chown(path, -1, group)
+            path.chmod(0o660)
+        listener.listen(256)
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
+
+
+async def serve(home: Home, services: Services, stop: asyncio.Event) -> None:
+    """Answer requests until `stop` is set, then end what is open in bounded time."""
+
+    async def until_stopped() -> None:
+        notify("READY=1")
+        _log.info("agent ready", socket=str(home.agent_socket), pid=os.getpid())
+        await stop.wait()
+        notify("STOPPING=1")
+        _log.info("agent stopping")
+        services.events.close()
+        await services.operations.close(_OPERATIONS_STOP_S)
+
+    config = uvicorn.Config(
+        create_app(services),
+        loop="none",
+        http="h11",
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        timeout_graceful_shutdown=_REQUESTS_STOP_S,
+    )
+    with listening_socket(home.agent_socket) as listener:
+        await _Server(config, until_stopped).serve(sockets=[listener])
+
+
+def notify(message: str) -> None:
+    """Tell systemd, when it started this process. Source: sd_notify(3)."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        try:
+            channel.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as error:
+            _log.warning("systemd cannot be told", message=message, error=str(error))
+
+
+async def _serve_until_signal(home: Home, build: Build) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def begin_to_stop() -> None:
+        signal.alarm(STOP_LIMIT_S)
+        loop.remove_signal_handler(signal.SIGTERM)
+        loop.remove_signal_handler(signal.SIGINT)
+        stop.set()
+
+    loop.add_signal_handler(signal.SIGTERM, begin_to_stop)
+    loop.add_signal_handler(signal.SIGINT, begin_to_stop)
+    async with build(home) as services:
+        await serve(home, services, stop)
+    _log.info("agent stopped")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without the ten wake-ups a second of its main loop, and without its signal handlers."""
+
+    def __init__(self, config: uvicorn.Config, until_stopped: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(config)
+        self._until_stopped = until_stopped
+
+    async def main_loop(self) -> None:
+        await self.on_tick(0)  # sets the default headers
+        await self._until_stopped()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _make_directory(path: Path, mode: int) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True)
+        path.chmod(mode)
+
+
+def _group_id() -> int | None:
+    try:
+        return grp.getgrnam(GROUP).gr_gid
+    except KeyError:
+        return None
