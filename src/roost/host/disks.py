@@ -45,7 +45,7 @@ class DiskInfo:
 class DiskFile:
     """One disk of a VM, as its plan wants it."""
 
-    def __init__(self, disk: DiskResource, *, uid: int | None, layers: Path | None = None) -> None:
+    def __init__(self, disk: DiskResource, uid: int | None, *, layers: Path | None = None) -> None:
         """`layers` is the directory of frozen layers: standing on one is not another backing file than wanted."""
         self._disk = disk
         self._uid = uid

@@ -79,7 +79,7 @@ def choose_firmware(images: Sequence[FirmwareImage], kind: Kind, machine: str) -
 class NvramFile:
     """A VM's own UEFI variables: boot order, Secure Boot keys."""
 
-    def __init__(self, nvram: NvramResource, *, uid: int | None) -> None:
+    def __init__(self, nvram: NvramResource, uid: int | None) -> None:
         self._path = Path(nvram.path)
         self._template = Path(nvram.template)
         self._uid = uid

@@ -42,9 +42,9 @@ async def freeze(disk: Path, layers: Path, layer_id: str, *, uid: int | None) ->
     """
     layer = layers / f"{layer_id}.qcow2"
     await ensure_unlocked(disk)
-    with _locked(layers, fcntl.LOCK_SH):
+    with keep_layers(layers):
         if not _is_frozen(disk, layer):
-            _link(disk, layer)
+            link_layer(disk, layer)
             reached("freeze:linked")
             try:
                 await new_overlay(disk, layer, "qcow2", uid=uid)
@@ -54,7 +54,7 @@ async def freeze(disk: Path, layers: Path, layer_id: str, *, uid: int | None) ->
                     layer.unlink()
                 raise
             reached("freeze:overlaid")
-        _seal(layer, uid)
+        seal_layer(layer, uid)
         reached("freeze:sealed")
     return layer
 
@@ -102,7 +102,15 @@ def _is_frozen(disk: Path, layer: Path) -> bool:
     )
 
 
-def _link(disk: Path, layer: Path) -> None:
+def link_layer(disk: Path, layer: Path) -> None:
+    """The first step of `freeze` alone, for a running VM whose VMM switches to the overlay itself.
+
+    Inside `keep_layers`, from here until the disk's path names an overlay on the layer.
+
+    Raises:
+        Unsupported: they are on two filesystems, or theirs has no hard links.
+        StorageError: the disk is full.
+    """
     try:
         if not layer.exists():
             os.link(disk, layer)
@@ -116,13 +124,21 @@ def _link(disk: Path, layer: Path) -> None:
         raise storage_error(layer, error) from error
 
 
-def _seal(layer: Path, uid: int | None) -> None:
+def seal_layer(layer: Path, uid: int | None) -> None:
+    """The last step of `freeze` alone: once no process writes to the layer any more, nobody can."""
     try:
         if uid is not None:
             os.chown(layer, 0, 0)
         layer.chmod(0o444)
     except OSError as error:
         raise StorageError(f"cannot seal {layer}: {error.strerror}") from error
+
+
+@contextmanager
+def keep_layers(layers: Path) -> Iterator[None]:
+    """Inside the block no layer is swept. Makes the directory when it is missing."""
+    with _locked(layers, fcntl.LOCK_SH):
+        yield
 
 
 @contextmanager

@@ -39,7 +39,7 @@ class Mark:
 class RamFile:
     """One VM's RAM file."""
 
-    def __init__(self, path: Path, size_bytes: int, *, reserve: bool, uid: int | None) -> None:
+    def __init__(self, path: Path, size_bytes: int, reserve: bool, uid: int | None) -> None:
         """`reserve` allocates all blocks, so that a full disk cannot hit the guest while it runs."""
         self._path = path
         self._size = size_bytes

@@ -29,7 +29,7 @@ def resource(path: Path, **changes: object) -> DiskResource:
 
 
 def disk(path: Path, **changes: object) -> DiskFile:
-    return DiskFile(resource(path, **changes), uid=None)
+    return DiskFile(resource(path, **changes), None)
 
 
 def make_image(path: Path, size: int = 8 * MIB, image_format: str = "qcow2") -> Path:
@@ -143,7 +143,7 @@ async def test_a_data_disk_is_formatted_once(tmp_path: Path) -> None:
 @needs_root
 async def test_a_disk_belongs_to_its_vm(tmp_path: Path) -> None:
     path = tmp_path / "d"
-    owned = DiskFile(resource(path), uid=700_001)
+    owned = DiskFile(resource(path), 700_001)
     await owned.ensure()
     status = path.stat()
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (700_001, 700_001, 0o600)

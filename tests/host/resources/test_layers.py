@@ -161,9 +161,9 @@ async def test_nothing_is_swept_while_a_disk_is_missing(home: Home, disk: Path) 
 async def test_a_disk_on_a_layer_is_still_the_disk_of_its_plan(home: Home, disk: Path) -> None:
     plan = DiskResource(name="root", path=str(disk), format="qcow2", size_bytes=None, backing=None)
     await freeze(disk, home.layers, "one", uid=None)
-    await DiskFile(plan, uid=None, layers=home.layers).ensure()
+    await DiskFile(plan, None, layers=home.layers).ensure()
     with pytest.raises(ConflictError):
-        await DiskFile(plan, uid=None).ensure()
+        await DiskFile(plan, None).ensure()
 
 
 @needs_root

@@ -17,7 +17,7 @@ MARK = Mark("abc", 3, "live")
 
 
 def ram(path: Path, size: int = SIZE, *, reserve: bool = False, uid: int | None = None) -> RamFile:
-    return RamFile(path, size, reserve=reserve, uid=uid)
+    return RamFile(path, size, reserve, uid)
 
 
 async def test_ram_is_sparse_private_and_kept(tmp_path: Path) -> None:

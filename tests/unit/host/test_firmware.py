@@ -164,7 +164,7 @@ def test_a_host_without_firmware_says_how_to_install_it() -> None:
 async def test_variables_are_copied_once_and_never_overwritten(tmp_path: Path) -> None:
     template, path = tmp_path / "template", tmp_path / "nvram.fd"
     template.write_bytes(b"v" * 1000)
-    nvram = NvramFile(NvramResource(path=str(path), template=str(template)), uid=None)
+    nvram = NvramFile(NvramResource(path=str(path), template=str(template)), None)
     await nvram.ensure()
     assert path.read_bytes() == b"v" * 1000
     assert path.stat().st_mode & 0o777 == 0o600
