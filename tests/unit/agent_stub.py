@@ -74,14 +74,8 @@ def refusal(error: RoostError, status: int) -> Answer:
 def operation(kind: str = "vm.start", target: str = "web", **changes: Any) -> dict[str, Any]:
     """An ended operation as the API shows it; `state="running"` gives one that has not."""
     ended = None if changes.get("state") == "running" else "2026-01-31T12:00:02.300Z"
-    document = Operation(
-        id="op1",
-        kind=kind,
-        target=target,
-        started="2026-01-31T12:00:00.000Z",
-        **{"state": "done", "ended": ended, **changes},
-    )
-    return document.model_dump(mode="json")
+    facts = {"id": "op1", "state": "done", "started": "2026-01-31T12:00:00.000Z", "ended": ended, **changes}
+    return Operation(kind=kind, target=target, **facts).model_dump(mode="json")
 
 
 def events(*documents: Any) -> Answer:

@@ -1,0 +1,148 @@
+"""The agent as `roost up` starts it and `roost down` ends it, and the note between the two of what is theirs.
+
+Callers: `showcase`. An agent that was there before is never ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from roost.cli.app import App
+from roost.common.files import read_json, write_json
+from roost.common.paths import Home
+from roost.errors import HostError, UnreachableError
+
+Json = dict[str, Any]
+T = TypeVar("T")
+
+UNIT = "roost-agent.service"
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 60.0
+_POLL_S = 0.02
+_TAIL_LINES = 15
+
+
+class Note:
+    """What `roost up` started: `<state>/up.json`. Repeated runs add to it."""
+
+    def __init__(self, home: Home) -> None:
+        self._path = home.state / "up.json"
+        kept = read_json(self._path) if self._path.exists() else {}
+        self.agent: Json | None = kept.get("agent")
+        """`pid` and `started` as the agent tells them, or `unit`."""
+        self.vms: list[str] = kept.get("vms", [])
+
+    @property
+    def empty(self) -> bool:
+        return not self.agent and not self.vms
+
+    def keep(self) -> None:
+        write_json(self._path, {"agent": self.agent, "vms": self.vms})
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def answering(app: App) -> Json | None:
+    """The agent's version, None when none answers."""
+    try:
+        return app.agent.version()
+    except UnreachableError:
+        return None
+
+
+def start_agent(app: App, note: Note) -> str:
+    """Start an agent, wait until it answers and note it; says how it was started.
+
+    Raises:
+        UnreachableError: `--socket` chose an agent that is somebody else's to start.
+        HostError: it ended, or did not answer in time; the hint has the end of its log.
+    """
+    if app.socket != app.home.agent_socket:
+        raise UnreachableError(
+            f"no agent answers at {app.socket}, and `roost up` starts one at {app.home.agent_socket} only",
+            hint="leave --socket and ROOST_SOCKET out; ROOST_HOME chooses a place for one of your own",
+        )
+    app.home.check()
+    command = _systemctl()
+    if command:
+        subprocess.run([*command, "start", UNIT], check=False)
+        version = _until(lambda: answering(app), START_TIMEOUT_S)
+        if version is None:
+            raise HostError(
+                f"{UNIT} does not answer",
+                hint=f"see: journalctl {'--user ' * ('--user' in command)}-u {UNIT}",
+            )
+        note.agent = {"unit": UNIT}
+        return f"started by systemd ({UNIT})"
+    log = app.home.state / "agent.log"
+    process = _launch(app.home, log)
+    _until(lambda: process.poll() is not None or answering(app), START_TIMEOUT_S)
+    version = answering(app)
+    if version is None:
+        process.kill()
+        raise HostError(f"the agent did not start; the end of {log}", hint=_tail(log))
+    note.agent = {"pid": version["pid"], "started": version["started"]}
+    return f"started; its log is {log}"
+
+
+def stop_agent(app: App, note: Note) -> bool:
+    """End the agent if it is the one that `roost up` started; VMs that run go on.
+
+    Raises:
+        HostError: it did not end in time.
+    """
+    version = answering(app)
+    if not note.agent or version is None:
+        return False
+    if "unit" in note.agent:
+        subprocess.run([*(_systemctl() or ["systemctl"]), "stop", UNIT], check=False)
+    elif note.agent == {"pid": version["pid"], "started": version["started"]}:
+        os.kill(version["pid"], signal.SIGTERM)
+    else:
+        return False
+    if not _until(lambda: answering(app) is None, STOP_TIMEOUT_S):
+        raise HostError("the agent does not end", hint=f"see {app.home.state / 'agent.log'}")
+    return True
+
+
+def _launch(home: Home, log: Path) -> subprocess.Popen[bytes]:
+    """An agent of its own session, whose output goes to `log`."""
+    home.state.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "roost.cli.main", "agent", "serve"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def _systemctl() -> list[str] | None:
+    """The command that controls the installed unit; None where there is none, and for a home of its own."""
+    if os.environ.get("ROOST_HOME") or not Path("/run/systemd/system").is_dir():
+        return None
+    command = ["systemctl"] if os.geteuid() == 0 else ["systemctl", "--user"]
+    known = subprocess.run([*command, "cat", UNIT], check=False, capture_output=True).returncode == 0
+    return command if known else None
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+
+
+def _until(probe: Callable[[], T], timeout_s: float) -> T:
+    """Ask again and again until the answer is true or the time is over; the last answer."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := probe()) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return answer

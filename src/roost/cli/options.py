@@ -1,0 +1,73 @@
+"""Options and arguments that many commands share, and what the shell completes them to.
+
+Callers: the modules of the commands. Completion is silent and fast: an agent that does not answer completes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from roost.errors import RoostError
+
+if TYPE_CHECKING:
+    from roost.client.agent import Agent
+
+F = TypeVar("F", bound=Callable[..., Any])
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+_COMPLETION_TIMEOUT_S = 0.5
+
+
+def _completer(names: Callable[[Agent, click.Context], Iterable[str]]) -> Completer:
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:  # noqa: ARG001
+        from roost.client.agent import Agent
+
+        try:
+            found = list(names(Agent(ctx.obj.socket, timeout_s=_COMPLETION_TIMEOUT_S), ctx))
+        except RoostError:
+            return []
+        return [name for name in found if name.startswith(incomplete)]
+
+    return complete
+
+
+complete_vms = _completer(lambda agent, _: (vm["name"] for vm in agent.vms.list()))
+complete_images = _completer(
+    lambda agent, _: (image["name"] for image in agent.images.list() if image["name"])
+)
+complete_snapshots = _completer(
+    lambda agent, ctx: (snapshot["name"] for snapshot in agent.parts.snapshots(ctx.params["name"]))
+)
+complete_disks = _completer(
+    lambda agent, ctx: (disk["name"] for disk in agent.vms.show(ctx.params["name"])["disks"])
+)
+
+vm_argument = click.argument("name", shell_complete=complete_vms)
+vms_argument = click.argument(
+    "names", nargs=-1, required=True, metavar="NAME...", shell_complete=complete_vms
+)
+snapshot_argument = click.argument("snapshot", shell_complete=complete_snapshots)
+disk_argument = click.argument("disk", shell_complete=complete_disks)
+image_argument = click.argument("image", shell_complete=complete_images)
+
+
+def _set_output(ctx: click.Context, param: click.Parameter, value: str) -> None:  # noqa: ARG001 click's signature
+    ctx.obj.output = value
+
+
+def output_option(command: F) -> F:
+    """`-o`: sets `App.output`."""
+    decorate = click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json", "yaml"]),
+        default="table",
+        is_eager=True,
+        expose_value=False,
+        callback=_set_output,
+        help="How to print: for people, or as data.",
+    )
+    return decorate(command)

@@ -1,0 +1,75 @@
+"""What a changed spec does, shown before it is done: the difference, and when each part of it takes effect.
+
+Callers: apply and edit.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import click
+
+from roost.cli.app import App
+from roost.errors import Unsupported
+
+Json = dict[str, Any]
+
+_EFFECTS = {"now": ("now", "green"), "next-start": ("at the next start", "yellow"), "never": ("never", "red")}
+
+
+def change(
+    app: App, spec: Json, *, title: str, ref: str | None = None, dry_run: bool = False, yes: bool = False
+) -> bool:
+    """Show the difference that `spec` (a `SpecDocument`) makes, ask, and apply it; False when the answer was no.
+
+    Raises:
+        Unsupported: a key changed that never can; nothing is applied.
+    """
+    preview = app.agent.vms.apply(spec, ref=ref, dry_run=True)
+    if app.for_people or dry_run:
+        app.show(preview, lambda result: changes_text(result, title))
+    _refuse_impossible(preview, title)
+    if dry_run or (app.for_people and not preview["created"] and not preview["changes"]):
+        return True
+    if app.for_people and not yes and sys.stdin.isatty() and not click.confirm("Apply this?"):
+        return False
+    app.show(app.agent.vms.apply(spec, ref=ref, dry_run=False), _applied_text)
+    return True
+
+
+def changes_text(result: Json, title: str) -> str:
+    """One line for each key: before, after, and when."""
+    if result["created"]:
+        return f"{title}: a new VM"
+    if not result["changes"]:
+        return f"{title}: nothing to change"
+    return "\n".join([f"{title}:", *(_change_text(change) for change in result["changes"])])
+
+
+def _change_text(change: Json) -> str:
+    before, after = (_value_text(change[side]) for side in ("before", "after"))
+    when, colour = _EFFECTS[change["effect"]]
+    note = f"; {change['note']}" if change["note"] else ""
+    difference = f"{click.style(before, fg='red')} → {click.style(after, fg='green')}"
+    return f"  {change['key']}: {difference}  ({click.style(when, fg=colour)}{note})"
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _applied_text(result: Json) -> str:
+    return "applied; the rest takes effect with: roost vm restart" if result["restart_due"] else "applied"
+
+
+def _refuse_impossible(result: Json, title: str) -> None:
+    keys = [change["key"] for change in result["changes"] if change["effect"] == "never"]
+    if keys:
+        raise Unsupported(
+            f"{title}: {', '.join(keys)} can never change on an existing VM",
+            hint="undo that part, or make a new VM: roost vm create",
+        )

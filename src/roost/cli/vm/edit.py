@@ -1,0 +1,96 @@
+"""`roost vm edit`: a VM's spec in the user's editor, again and again until it is right; nothing typed is lost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tempfile
+from pathlib import Path
+
+import click
+
+from roost.cli.app import App
+from roost.cli.errors import DONE, FAILED
+from roost.cli.options import output_option, vm_argument
+from roost.cli.vm.changes import change
+from roost.errors import RoostError, SpecError, ToolMissing
+
+_MARK = "# roost: "
+"""Begins the comments that say what is wrong; they are taken out before the text is used."""
+
+
+@click.command()
+@vm_argument
+@output_option
+@click.pass_obj
+def edit(app: App, name: str) -> int:
+    """Change a VM's spec in your editor.
+
+    That is $VISUAL or $EDITOR. A spec with mistakes is opened again with comments that name them. Leaving it as it is
+    then gives up, and names the file that keeps the text.
+    """
+    original = app.agent.vms.spec_text(name)
+    fd, path_name = tempfile.mkstemp(prefix=f"roost-{name}-", suffix=".yaml")
+    os.close(fd)
+    path = Path(path_name)
+    path.write_text(original)
+    try:
+        done = _edit_until_right(app, name, path, original)
+    except RoostError as error:
+        error.hint = "; ".join(filter(None, [error.hint, f"your text is kept in {path}"]))
+        raise
+    if not done:
+        click.echo(f"nothing is applied; your text is kept in {path}", err=True)
+        return FAILED
+    path.unlink()
+    return DONE
+
+
+def _edit_until_right(app: App, name: str, path: Path, original: str) -> bool:
+    """True once the text is applied (or was not changed), False when the user decided against it."""
+    problem: SpecError | None = None
+    while True:
+        opened = path.read_text()
+        _run_editor(path)
+        written = path.read_text()
+        text = "".join(
+            line for line in written.splitlines(keepends=True) if not line.lstrip().startswith(_MARK)
+        )
+        if problem and written == opened:
+            raise problem
+        if text == original:
+            click.echo(f"{name}: nothing changed", err=True)
+            return True
+        try:
+            return change(app, {"document": text, "source": name}, title=name, ref=name)
+        except SpecError as error:
+            problem = error
+            path.write_text(annotate(text, error))
+
+
+def annotate(text: str, error: RoostError) -> str:
+    """`text` with each problem as a comment above its line; what has no line stands at the top."""
+    lines = text.splitlines(keepends=True)
+    problems = error.context.get("problems") or [
+        {"key": "", "message": error.message, "hint": error.hint, "line": None}
+    ]
+    for problem in sorted(problems, key=lambda problem: problem["line"] or 0, reverse=True):
+        key = f"{problem['key']}: " if problem["key"] else ""
+        hint = f" ({problem['hint']})" if problem["hint"] else ""
+        place = min(max((problem["line"] or 1) - 1, 0), len(lines))
+        comment = f"{key}{problem['message']}{hint}".replace("\n", " ")
+        lines.insert(place, f"{_MARK}{comment}\n")
+    return "".join(lines)
+
+
+def _run_editor(path: Path) -> None:
+    command = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
+    try:
+        status = subprocess.run([*shlex.split(command), str(path)], check=False).returncode
+    except (FileNotFoundError, PermissionError) as error:
+        raise ToolMissing(
+            f"the editor {command!r} cannot be run", hint="set EDITOR to one that can"
+        ) from error
+    if status != 0:
+        raise RoostError(f"the editor ended with status {status}")

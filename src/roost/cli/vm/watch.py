@@ -1,0 +1,118 @@
+"""`roost vm logs`, `events`, `wait`, `screenshot`: looking at VMs as they go."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from roost.cli.app import App
+from roost.cli.options import complete_vms, output_option, vm_argument
+from roost.cli.output import coloured
+from roost.cli.progress import Progress
+from roost.cli.vm.views import after_action
+from roost.common.units import parse_duration
+
+_SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
+_UNFINISHED = re.compile(rb"\x1b[^\x1b]{0,256}\Z")
+
+
+@click.command()
+@vm_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the VM ends.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Begin with this many of the last lines, not with all.",
+)
+@click.pass_obj
+def logs(app: App, name: str, follow: bool, lines: int | None) -> None:
+    """Print the serial console's log.
+
+    On a terminal, colours stay and other control sequences are left out: a guest's boot loader may clear the screen.
+    """
+    chunks = app.agent.guest.serial_log(name, lines=lines, follow=follow)
+    for chunk in plain(chunks) if sys.stdout.isatty() else chunks:
+        sys.stdout.buffer.write(chunk)
+        sys.stdout.buffer.flush()
+
+
+def plain(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """`chunks` without control sequences, but for colours (SGR); one that is cut by a chunk's end is put together."""
+    rest = b""
+    for chunk in chunks:
+        text = rest + chunk
+        shown = _SEQUENCE.sub(lambda match: match[0] if match[0].endswith(b"m") else b"", text)
+        cut = _UNFINISHED.search(shown)
+        cut = None if cut and _SEQUENCE.match(cut[0]) else cut
+        rest = shown[cut.start() :] if cut else b""
+        yield shown[: cut.start()] if cut else shown
+    yield rest
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=complete_vms)
+@output_option
+@click.pass_obj
+def events(app: App, name: str | None) -> None:
+    """Follow what happens to VMs, or to one; as JSON, one object a line."""
+    for event in app.agent.events(name):
+        if app.for_people:
+            click.echo(_event_text(event))
+        else:
+            click.echo(json.dumps(event, ensure_ascii=False))
+
+
+def _event_text(event: dict[str, Any]) -> str:
+    time = datetime.fromisoformat(event["time"]).astimezone()
+    return f"{time:%H:%M:%S}  {event['vm']}  {coloured(event['kind'])}  {event['detail']}".rstrip()
+
+
+def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:  # noqa: ARG001 click's signature
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+@click.command()
+@vm_argument
+@click.option(
+    "--for",
+    "condition",
+    type=click.Choice(["running", "ready", "stopped", "warm", "sleeping"]),
+    default="ready",
+    show_default=True,
+    help="`ready`: the guest agent answers.",
+)
+@click.option("--timeout", default="60s", show_default=True, callback=_seconds, help="Such as 30s or 2m.")
+@output_option
+@click.pass_obj
+def wait(app: App, name: str, condition: str, timeout: float) -> None:
+    """Wait until a VM is running, ready or stopped; exit status 4 when it is not in time."""
+    with Progress(f"waiting for {name} to be {condition}"):
+        vm = app.agent.vms.wait(name, condition, timeout)
+    app.show(vm, lambda vm: after_action(vm, None))
+
+
+@click.command()
+@vm_argument
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), required=False)
+@click.pass_obj
+def screenshot(app: App, name: str, file: str | None) -> None:
+    """Save the display as a PNG: to FILE, to standard output (`-`), or to NAME.png."""
+    picture = app.agent.guest.screenshot(name)
+    target = file or f"{name}.png"
+    if target == "-":
+        sys.stdout.buffer.write(picture)
+    else:
+        Path(target).write_bytes(picture)
+        click.echo(target)

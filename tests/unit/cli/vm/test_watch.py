@@ -1,0 +1,83 @@
+"""Logs, events, waiting, screenshots."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from roost.cli.vm.watch import plain
+from roost.errors import StateError
+from tests.unit.agent_stub import Answer, StubAgent, events
+from tests.unit.cli.conftest import Roost
+from tests.unit.cli.samples import vm
+
+
+def test_logs_are_printed_as_they_are(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web/logs", Answer([b"\x1b[2Jboot\n", b"login: "]))
+
+    assert roost("vm", "logs", "web", "-n", "3", "--follow").out == "\x1b[2Jboot\nlogin: "
+    assert stub.asked[0].query == {"lines": ["3"], "follow": ["true"]}
+
+
+@pytest.mark.parametrize("cut", range(1, 40))
+def test_a_terminal_is_spared_what_would_change_it_wherever_the_pieces_end(cut: int) -> None:
+    log = b"\x1bc\x1b[?7l\x1b[2J\x1b]0;title\x07A\x1b[1;31mred\x1b[0m\x1b(B\x1b[6n\x1bP1$q\x1b\\ B\r\n"
+
+    shown = b"".join(plain([log[:cut], log[cut:]]))
+
+    assert shown == b"A\x1b[1;31mred\x1b[0m B\r\n"
+
+
+def test_an_escape_at_the_end_of_the_log_is_kept() -> None:
+    assert b"".join(plain([b"a\x1b["])) == b"a\x1b["
+
+
+def test_events_are_lines(stub: StubAgent, roost: Roost) -> None:
+    event = {"time": "2026-01-31T12:31:07.000Z", "vm": "web", "id": "k3", "kind": "running", "detail": "woke"}
+    stub.on("GET", "/v1/events", events(event, {**event, "detail": ""}))
+
+    shown = roost("vm", "events", "web")
+    data = roost("vm", "events", "-o", "json")
+
+    assert shown.out == "12:31:07  web  running  woke\n12:31:07  web  running\n"
+    assert [json.loads(line)["detail"] for line in data.out.splitlines()] == ["woke", ""]
+    assert [request.query for request in stub.asked] == [{"vm": ["web"]}, {}]
+
+
+def test_wait_asks_the_agent_to_wait(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web/wait", vm())
+
+    outcome = roost("vm", "wait", "web", "--for", "running", "--timeout", "1m30s")
+
+    assert (outcome.status, outcome.out) == (0, "web is running\n")
+    assert stub.asked[0].query == {"for": ["running"], "timeout": ["90.0"]}
+
+
+def test_wait_in_vain_is_refused(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web/wait", StateError("web is stopped", actual="stopped", required="ready"))
+
+    assert roost("vm", "wait", "web").status == 4
+
+
+def test_a_screenshot_has_the_vms_name(
+    stub: StubAgent, roost: Roost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stub.on("GET", "/v1/vms/web/screenshot", Answer(b"\x89PNG"))
+
+    assert roost("vm", "screenshot", "web").out == "web.png\n"
+    assert (tmp_path / "web.png").read_bytes() == b"\x89PNG"
+    roost("vm", "screenshot", "web", "other.png")
+    assert (tmp_path / "other.png").read_bytes() == b"\x89PNG"
+
+
+def test_a_screenshot_that_cannot_be_written_says_which_file(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web/screenshot", Answer(b"\x89PNG"))
+
+    outcome = roost("vm", "screenshot", "web", "/nonexistent/x.png")
+
+    assert outcome.status == 1
+    assert outcome.err == f"error: /nonexistent/x.png: {os.strerror(2)}\n"
