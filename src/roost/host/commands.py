@@ -34,11 +34,14 @@ def require_tool(name: str) -> str:
     return path
 
 
-async def run(argv: Sequence[str], *, timeout_s: float = 30.0, stdin: bytes = b"") -> bytes:
+async def run(
+    argv: Sequence[str], *, timeout_s: float = 30.0, stdin: bytes = b"", uid: int | None = None
+) -> bytes:
     """What the tool wrote to stdout. When it takes too long or the caller is cancelled, it is killed and reaped.
 
     Args:
         argv: shown in errors and by `ps`, so never with a secret in it; secrets go through `stdin`.
+        uid: run as this user and group, with no other groups; None keeps the agent's.
 
     Raises:
         ToolMissing: there is no such program.
@@ -52,6 +55,9 @@ async def run(argv: Sequence[str], *, timeout_s: float = 30.0, stdin: bytes = b"
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "LC_ALL": "C"},
+        user=uid,
+        group=uid,
+        extra_groups=None if uid is None else (),
     )
     try:
         async with asyncio.timeout(timeout_s):
