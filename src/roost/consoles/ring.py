@@ -74,6 +74,7 @@ class LogRing:
                 written = os.write(self._fd, left[:room])
                 self.end += written
                 left = left[written:]
+                self._find_base()
                 self.problem = ""
         except OSError as error:
             self.problem = f"cannot write {self._path}: {error.strerror}"
@@ -98,6 +99,13 @@ class LogRing:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _find_base(self) -> None:
+        """After a write the file's offset is its size; another one than expected when somebody truncated it."""
+        base = self.end - os.lseek(self._fd, 0, os.SEEK_CUR)
+        if base != self._base:
+            self._base = base
+            self._older_size = 0
 
     def _rotate(self) -> None:
         with suppress(FileNotFoundError):

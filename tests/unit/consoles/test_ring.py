@@ -115,6 +115,16 @@ def test_a_removed_log_is_made_again_when_it_is_reopened(tmp_path: Path) -> None
     ring.close()
 
 
+def test_a_truncated_log_is_noticed_at_the_next_write(tmp_path: Path) -> None:
+    ring = LogRing(tmp_path / "log", limit=LIMIT)
+    ring.append(b"x" * LIMIT + b"before")
+    (tmp_path / "log").write_bytes(b"")
+    ring.append(b"after")
+    assert ring.read(LIMIT + 6, 100) == b"after"
+    assert ring.start == LIMIT + 6
+    ring.close()
+
+
 @pytest.mark.parametrize("make", [lambda p: p.symlink_to("/etc/hostname"), lambda p: p.mkdir()])
 def test_a_link_or_directory_in_its_place_is_not_written(make: object, tmp_path: Path) -> None:
     assert callable(make)
