@@ -124,7 +124,7 @@ def _hello_runs(show: _Show, note: Note) -> None:
         spec = {"document": SPEC.read_text(), "source": str(SPEC), "base": str(SPEC.parent)}
         app.finish(app.agent.vms.create(spec, start=True))
     else:
-        app.finish(app.agent.vms.act(NAME, "resume" if state == "warm" else "start"))
+        app.finish(app.agent.vms.act(NAME, "resume") if state == "warm" else app.agent.vms.start(NAME))
     show.done(f"VM {NAME} is {'made and started' if state == 'missing' else 'running again'}", began)
 
 
@@ -141,10 +141,11 @@ def _show_off(show: _Show) -> None:
 
         return work
 
-    def act(verb: str, report: str, key: str) -> Callable[[], tuple[str, float]]:
-        def work() -> tuple[str, float]:
+    def act(verb: str, report: str, key: str) -> Callable[[], tuple[str, float | None]]:
+        def work() -> tuple[str, float | None]:
             vm = app.finish(app.agent.vms.act(NAME, verb))
-            return f"{NAME} is {vm['state']}", vm[report][key] / 1000
+            measured = vm[report]
+            return f"{NAME} is {vm['state']}", measured[key] / 1000 if measured else None
 
         return work
 

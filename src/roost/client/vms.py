@@ -43,8 +43,13 @@ class Vms:
         path = path_of("vms", ref, "apply") if ref else path_of("apply")
         return dict(self._transport.call("POST", path, body={**spec, "dry_run": dry_run}, patience_s=60.0))
 
+    def start(self, ref: str, *, cold: bool = False, wait_s: float = GRACE_S) -> Operation:
+        """Boot, or wake what sleeps; `cold` gives a saved state up and boots."""
+        query = {"cold": cold or None}
+        return operate(self._transport, "POST", path_of("vms", ref, "start"), query=query, wait_s=wait_s)
+
     def act(self, ref: str, verb: str, *, wait_s: float = GRACE_S, **body: Any) -> Operation:
-        """`verb` is start, stop, reboot, restart, pause, resume, sleep, wake or discard-sleep."""
+        """`verb` is stop, reboot, restart, pause, resume, sleep or wake."""
         return operate(self._transport, "POST", path_of("vms", ref, verb), body=body, wait_s=wait_s)
 
     def clone(self, ref: str, names: Iterable[str], *, start: bool) -> Operation:

@@ -26,7 +26,7 @@ def test_a_long_one_is_followed(stub: StubAgent, agent: Agent) -> None:
     stub.on("GET", "/v1/operations/op1/events", events(RUNNING, {**RUNNING, "phase": "waiting"}, ENDED))
     seen: list[Any] = []
 
-    result = agent.vms.act("web", "start").result(lambda document: seen.append(document["phase"]))
+    result = agent.vms.start("web").result(lambda document: seen.append(document["phase"]))
 
     assert result == {"name": "web"}
     assert seen == ["booting", "waiting", ""]
@@ -37,7 +37,7 @@ def test_a_stream_that_ends_early_is_replaced_by_asking(stub: StubAgent, agent: 
     stub.on("GET", "/v1/operations/op1/events", events(RUNNING))
     stub.on("GET", "/v1/operations/op1", RUNNING, ENDED)
 
-    assert agent.vms.act("web", "start").result() == {"name": "web"}
+    assert agent.vms.start("web").result() == {"name": "web"}
 
 
 def test_its_failure_is_raised(stub: StubAgent, agent: Agent) -> None:
@@ -45,7 +45,7 @@ def test_its_failure_is_raised(stub: StubAgent, agent: Agent) -> None:
     stub.on("POST", "/v1/vms/web/start", operation(state="failed", error=error))
 
     with pytest.raises(ConflictError, match="web is busy"):
-        agent.vms.act("web", "start").result()
+        agent.vms.start("web").result()
 
 
 def test_a_cancelled_one_is_no_success(stub: StubAgent, agent: Agent) -> None:
@@ -61,7 +61,7 @@ def test_an_agent_that_goes_away_leaves_the_outcome_open(stub: StubAgent, agent:
     stub.on("GET", "/v1/operations/op1/events", Answer(None))
 
     with pytest.raises(OutcomeUnknown, match=r"went away during vm\.start of web"):
-        agent.vms.act("web", "start").result()
+        agent.vms.start("web").result()
 
 
 def test_it_can_be_cancelled(stub: StubAgent, agent: Agent) -> None:

@@ -95,7 +95,7 @@ def test_a_change_that_is_cut_off_may_have_been_done(stub: StubAgent, agent: Age
     stub.on("POST", "/v1/vms/web/start", Answer(None))
 
     with pytest.raises(OutcomeUnknown, match="may or may not have been done"):
-        agent.vms.act("web", "start")
+        agent.vms.start("web")
 
 
 def test_an_agent_that_hangs_is_given_up(stub: StubAgent) -> None:

@@ -36,12 +36,25 @@ def _simple(verb: str, text: str) -> click.Command:
     return command
 
 
-start = _simple("start", "Boot VMs, or wake those that sleep.")
 reboot = _simple("reboot", "Reboot the guest; changes of the spec keep waiting.")
 pause = _simple("pause", "Hold the vCPUs; memory stays in use.")
 resume = _simple("resume", "Let paused VMs go on.")
 sleep = _simple("sleep", "Save memory and release it; a wake goes on from there.")
 wake = _simple("wake", "Go on from where a sleeping VM was.")
+
+
+@click.command()
+@vms_argument
+@click.option("--cold", is_flag=True, help="Give a saved state up and boot, for one that cannot be woken.")
+@output_option
+@click.pass_obj
+def start(app: App, names: Names, cold: bool) -> int:
+    """Boot VMs, or wake those that sleep."""
+
+    def begin(name: str, wait_s: float) -> Operation:
+        return app.agent.vms.start(name, cold=cold, wait_s=wait_s)
+
+    return for_each(app, names, begin)
 
 
 @click.command()

@@ -19,6 +19,14 @@ def test_one_vm_is_one_request_and_one_sentence(stub: StubAgent, roost: Roost) -
     assert [request.query for request in stub.asked] == [{"wait": ["0.4"]}]
 
 
+def test_a_cold_start_is_asked_for_in_so_many_words(stub: StubAgent, roost: Roost) -> None:
+    stub.on("POST", "/v1/vms/web/start", operation(result=vm()))
+
+    roost("vm", "start", "web", "--cold")
+
+    assert stub.asked[0].query == {"cold": ["true"], "wait": ["0.4"]}
+
+
 def test_many_begin_at_once_and_are_followed_in_order(stub: StubAgent, roost: Roost) -> None:
     for name in ("a", "b"):
         stub.on(

@@ -1,0 +1,248 @@
+"""Files and directories in and out: a directory of this machine plays the guest, and its shell the guest's."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roost.cli.vm.trees import pack, unpack
+from roost.errors import CommandRejected, NotFoundError
+from tests.unit.agent_stub import Answer, Request, StubAgent, refusal
+from tests.unit.cli.conftest import Roost
+
+
+@pytest.fixture
+def guest(stub: StubAgent, tmp_path: Path) -> Path:
+    """Where the guest's files are; its shell and its files are reached through the API."""
+
+    def execute(request: Request) -> Answer:
+        ended = subprocess.run(request.json["argv"], capture_output=True, check=False)
+        out, err = (base64.b64encode(stream).decode() for stream in (ended.stdout, ended.stderr))
+        return Answer(
+            {"exit_code": ended.returncode, "signal": None, "stdout": out, "stderr": err, "truncated": False}
+        )
+
+    def read(request: Request) -> Answer:
+        path = Path(request.query["path"][0])
+        if not path.exists():
+            return refusal(NotFoundError(f"there is no {path} in web"), 404)
+        data = path.read_bytes()
+        return Answer([data[:10], data[10:]] if len(data) > 10 else data)
+
+    def write(request: Request) -> Answer:
+        path = Path(request.query["path"][0])
+        path.write_bytes(request.body)
+        path.chmod(int(request.query.get("mode", ["644"])[0], 8))
+        return Answer(None, 204)
+
+    stub.on("POST", "/v1/vms/web/exec", execute)
+    stub.on("GET", "/v1/vms/web/files", read)
+    stub.on("PUT", "/v1/vms/web/files", write)
+    directory = tmp_path / "guest"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def tree(here: Path) -> Path:
+    root = here / "site"
+    (root / "empty").mkdir(parents=True)
+    (root / "sub").mkdir()
+    (root / "sub" / "page").write_bytes(b"x" * 100_000)
+    (root / "run").write_text("#!/bin/sh\n")
+    (root / "run").chmod(0o755)
+    (root / "link").symlink_to("/etc/localtime")
+    return root
+
+
+def listing(root: Path) -> dict[str, Any]:
+    return {
+        str(path.relative_to(root)): str(path.readlink())
+        if path.is_symlink()
+        else path.is_dir() or path.read_bytes()
+        for path in root.rglob("*")
+    }
+
+
+def test_a_file_goes_in(roost: Roost, guest: Path, here: Path) -> None:
+    (here / "a").write_bytes(b"\0" * 3000)
+
+    outcome = roost("vm", "cp", str(here / "a"), f"web:{guest}/b")
+
+    assert outcome.out == f"{here}/a → web:{guest}/b (2.9 KiB)\n"
+    assert (guest / "b").read_bytes() == b"\0" * 3000
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_into_a_directory_it_keeps_its_name(roost: Roost, guest: Path, here: Path, slash: str) -> None:
+    (here / "a").write_text("text")
+
+    assert roost("vm", "cp", str(here / "a"), f"web:{guest}{slash}").status == 0
+    assert (guest / "a").read_text() == "text"
+
+
+@pytest.mark.parametrize(("mode", "asked"), [(0o644, None), (0o664, None), (0o600, "600"), (0o755, "755")])
+def test_permissions_that_matter_go_with_it(
+    stub: StubAgent, roost: Roost, guest: Path, here: Path, mode: int, asked: str | None
+) -> None:
+    (here / "key").write_text("secret")
+    (here / "key").chmod(mode)
+
+    roost("vm", "cp", str(here / "key"), f"web:{guest}/key")
+
+    assert stub.asked[-1].query.get("mode") == (None if asked is None else [asked])
+
+
+def test_a_file_comes_out(roost: Roost, guest: Path, here: Path) -> None:
+    (guest / "log").write_bytes(b"line\n" * 1000)
+
+    assert roost("vm", "cp", f"web:{guest}/log", str(here)).status == 0
+    assert roost("vm", "cp", f"web:{guest}/log", str(here / "renamed")).status == 0
+    assert (here / "log").read_bytes() == (here / "renamed").read_bytes() == b"line\n" * 1000
+
+
+def test_a_file_that_does_not_come_leaves_what_was_there(roost: Roost, guest: Path, here: Path) -> None:
+    (here / "log").write_text("old")
+
+    outcome = roost("vm", "cp", f"web:{guest}/log", str(here / "log"))
+
+    assert outcome.status == 3
+    assert listing(here) == {"log": b"old"}
+
+
+def test_a_tree_goes_in_and_comes_out_again(roost: Roost, guest: Path, here: Path, tree: Path) -> None:
+    assert roost("vm", "cp", str(tree), f"web:{guest}/new").status == 0
+    assert roost("vm", "cp", str(tree), f"web:{guest}").status == 0
+    assert roost("vm", "cp", f"web:{guest}/new", str(here / "back")).status == 0
+    assert roost("vm", "cp", f"web:{guest}/site/", str(here / "back")).status == 0
+
+    assert listing(guest / "new") == listing(guest / "site") == listing(tree)
+    assert listing(here / "back" / "site") == listing(tree)
+    assert os.access(here / "back" / "run", os.X_OK)
+
+
+def test_nothing_stays_behind_in_the_guest(roost: Roost, stub: StubAgent, guest: Path, tree: Path) -> None:
+    roost("vm", "cp", str(tree), f"web:{guest}/new")
+
+    [archive] = {request.query["path"][0] for request in stub.asked if request.method == "PUT"}
+    assert archive.startswith("/var/tmp/.roost-")
+    assert not Path(archive).exists()
+
+
+def test_a_guest_without_tar_says_so(roost: Roost, stub: StubAgent, guest: Path, tree: Path) -> None:
+    answer = {"exit_code": 127, "signal": None, "stdout": "", "stderr": "", "truncated": False}
+    stub.on("POST", "/v1/vms/web/exec", answer)
+
+    outcome = roost("vm", "cp", str(tree), f"web:{guest}/new")
+
+    assert outcome.status == 1
+    assert "install tar in the guest" in outcome.err
+
+
+def test_a_guest_without_a_shell_takes_files(roost: Roost, stub: StubAgent, guest: Path, here: Path) -> None:
+    stub.on("POST", "/v1/vms/web/exec", CommandRejected("no sh"))
+    (here / "a").write_text("text")
+
+    assert roost("vm", "cp", str(here / "a"), f"web:{guest}/a").status == 0
+
+
+def test_what_is_not_here_is_not_found(roost: Roost, guest: Path, here: Path) -> None:
+    outcome = roost("vm", "cp", str(here / "nope"), f"web:{guest}/a")
+
+    assert outcome.status == 3
+    assert f"there is no {here}/nope here" in outcome.err
+
+
+def test_data_says_how_much(roost: Roost, guest: Path, here: Path) -> None:
+    (guest / "a").write_bytes(b"12345")
+
+    outcome = roost("vm", "cp", "-o", "json", f"web:{guest}/a", str(here))
+
+    assert json.loads(outcome.out) == {
+        "source": f"web:{guest}/a",
+        "target": str(here),
+        "bytes": 5,
+        "left_out": [],
+    }
+
+
+def hostile(*members: tuple[str, dict[str, Any]]) -> io.BytesIO:
+    """An archive that no honest tar would write."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, attributes in members:
+            member = tarfile.TarInfo(name)
+            for key, value in attributes.items():
+                setattr(member, key, value)
+            member.size = 4 if member.isreg() else 0
+            archive.addfile(member, io.BytesIO(b"evil"))
+    file.seek(0)
+    return file
+
+
+SYMLINK, HARDLINK = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("../escaped", {})],
+        [("/../escaped", {})],
+        [("link", {**SYMLINK, "linkname": ".."}), ("link/escaped", {})],
+        [("link", {**SYMLINK, "linkname": ".."}), ("link/escaped", {**SYMLINK, "linkname": "/etc/passwd"})],
+        [("../escaped", {**SYMLINK, "linkname": "/etc/passwd"})],
+        [("..", {**SYMLINK, "linkname": "/etc/passwd"})],
+        [("a", {**HARDLINK, "linkname": "../outside"}), ("a", {})],
+        [("pipe", {"type": tarfile.FIFOTYPE})],
+        [("disk", {"type": tarfile.BLKTYPE, "devmajor": 8})],
+    ],
+    ids=str,
+)
+def test_a_hostile_guest_writes_nothing_outside(
+    tmp_path: Path, members: list[tuple[str, dict[str, Any]]]
+) -> None:
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (tmp_path / "outside").write_text("good")
+
+    unpack(hostile(*members), inside)
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "outside"]
+    assert (tmp_path / "outside").read_text() == "good"
+    assert all(path.is_file() or path.is_dir() or path.is_symlink() for path in inside.iterdir())
+
+
+def test_what_was_left_out_is_named_and_no_success(
+    roost: Roost, stub: StubAgent, guest: Path, here: Path
+) -> None:
+    (guest / "tree").mkdir()
+    os.mkfifo(guest / "tree" / "pipe")
+
+    outcome = roost("vm", "cp", f"web:{guest}/tree", str(here))
+
+    assert outcome.status == 1
+    assert outcome.err.startswith("left out ./pipe: ")
+
+
+def test_an_archive_holds_links_as_links(tree: Path) -> None:
+    file = io.BytesIO()
+    pack(tree, file)
+    file.seek(0)
+
+    with tarfile.open(fileobj=file) as archive:
+        assert archive.getmember("./link").linkname == "/etc/localtime"
