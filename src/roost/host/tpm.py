@@ -79,7 +79,7 @@ class TpmProcess:
         await asyncio.to_thread(shutil.rmtree, self._state, ignore_errors=True)
 
     def find(self) -> ProcessHandle | None:
-        """Its process, known by its uid and the socket on its command line: there is no pid file to forge or to lose."""
+        """Its process, known by its uid and the socket on its command line: no pid file can be forged or lost."""
         wanted = f"path={self._socket},".encode()
         for process in Path("/proc").iterdir():
             if not process.name.isdigit():
@@ -126,11 +126,22 @@ class TpmProcess:
         reached("tpm:manufactured")
 
     async def _wait_ready(self, handle: ProcessHandle) -> None:
-        async def listening() -> bool:
-            return self._socket.exists() or not is_alive(handle)
+        async def settled() -> bool:
+            return self._is_listening() or not is_alive(handle)
 
-        await poll_until(listening, timeout_s=_START_TIMEOUT_S, interval_s=0.002)
-        if not self._socket.exists() or not is_alive(handle):
+        await poll_until(settled, timeout_s=_START_TIMEOUT_S, interval_s=0.002)
+        if not is_alive(handle) or not self._is_listening():
             await terminate(handle, _END_TIMEOUT_S)
             words = log_tail(self._log) or "it said nothing"
             raise HostError(f"swtpm did not start: {words}", hint=f"see {self._log}")
+
+    def _is_listening(self) -> bool:
+        """Asked of the kernel: a connection of ours would be taken for the VMM's.
+
+        Source: Linux net/unix/af_unix.c, unix_seq_show: flags have __SO_ACCEPTCON once it listens.
+        """
+        for line in Path("/proc/net/unix").read_text(errors="replace").splitlines()[1:]:
+            fields = line.split(maxsplit=7)
+            if len(fields) == 8 and fields[7] == str(self._socket) and int(fields[3], 16) & 0x10000:
+                return True
+        return False

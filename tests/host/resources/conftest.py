@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,14 @@ from roost.common.waiting import poll_until
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 HoldDisk = Callable[[Path, str, bool], Awaitable[int]]
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that processes of other uids get through; pytest closes its own at each start."""
+    with tempfile.TemporaryDirectory(prefix="roost-test-") as directory:
+        Path(directory).chmod(0o711)
+        yield Path(directory)
 
 
 @pytest.fixture

@@ -25,7 +25,6 @@ class Place:
     """Where one VM's TPM lives: state below a directory of root's, the socket in one of the VM's own."""
 
     def __init__(self, root: Path, uid: int | None) -> None:
-        root.chmod(0o711)
         self.state, self.run, self.log = root / "tpm", root / "run", root / "tpm.log"
         self.run.mkdir(mode=0o700)
         if uid is not None:
@@ -35,12 +34,8 @@ class Place:
 
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Place]:
-    # The VM's uid must get through to its directories: pytest's own are for root only.
-    for parent in tmp_path.parents:
-        if parent.stat().st_uid == os.geteuid() and str(parent).startswith("/tmp/"):
-            parent.chmod(0o711)
-    made = Place(tmp_path, UID if os.geteuid() == 0 else None)
+async def place(open_path: Path) -> AsyncIterator[Place]:
+    made = Place(open_path, UID if os.geteuid() == 0 else None)
     yield made
     await made.tpm.release()
 
