@@ -22,6 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--left-out", metavar="FILE", help="write the names of the tests that the tier leaves out"
     )
+    parser.addoption(
+        "--regenerate", action="store_true", help="write golden files anew; review what changed by eye"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
