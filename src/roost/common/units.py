@@ -6,13 +6,20 @@ Callers: the spec, the CLI, error messages. Pure.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
-_BINARY = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?b)?\s*", re.IGNORECASE)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+MAX_SIZE = (1 << 63) - 1
+"""Largest offset in a file. Source: POSIX, off_t of 64 bits."""
+
+_PREFIXES = " kmgtp"
+_SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(?:([kmgtp])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
+_DURATION = re.compile(rf"({_NUMBER.pattern})(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+MAX_DURATION_S = 100 * 365 * 86400
+"""Far from where timers and dates overflow."""
 
 
 def parse_size(text: str | int) -> int:
@@ -25,16 +32,21 @@ def parse_size(text: str | int) -> int:
     """
     if isinstance(text, bool) or not isinstance(text, (str, int)):
         raise ValueError("not a size; write it as 512MiB or 2GiB")
-    if isinstance(text, int):
-        if text < 0:
-            raise ValueError("a size cannot be negative")
-        return text
-    match = _SIZE.fullmatch(text)
+    size = _bytes(text) if isinstance(text, str) else text
+    if size < 0:
+        raise ValueError("a size cannot be negative")
+    if size > MAX_SIZE:
+        raise ValueError("that is larger than any file can be")
+    return size
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text!r} is not a size; write it as 512MiB or 2GiB")
-    size = float(match[1]) * float(1 << 10 * _BINARY[match[2].lower()])
-    if size != int(size):
-        raise ValueError(f"{text!r} is not a whole number of bytes")
+        raise ValueError(f"{_shown(text)} is not a size; write it as 512MiB or 2GiB")
+    size = Fraction(match[1]) * (1 << 10 * _PREFIXES.index((match[2] or " ").lower()))
+    if size.denominator != 1:
+        raise ValueError(f"{_shown(text)} is not a whole number of bytes")
     return int(size)
 
 
@@ -63,13 +75,26 @@ def parse_duration(text: str | int | float) -> float:
     """
     if isinstance(text, bool) or not isinstance(text, (str, int, float)):
         raise ValueError("not a duration; write it as 30s, 2m or 1h30m")
-    if isinstance(text, (int, float)):
-        if not 0 <= text < float("inf"):
-            raise ValueError("a duration cannot be negative or endless")
+    if isinstance(text, str):
+        seconds = _seconds(text.strip().lower())
+        if seconds is None:
+            raise ValueError(f"{_shown(text)} is not a duration; write it as 30s, 2m or 1h30m")
+    else:
+        seconds = text
+    if not 0 <= seconds <= MAX_DURATION_S:
+        raise ValueError("a duration cannot be negative or longer than 100 years")
+    return float(seconds)
+
+
+def _seconds(text: str) -> float | None:
+    if _NUMBER.fullmatch(text):
         return float(text)
-    plain = text.strip().lower()
-    if re.fullmatch(r"\d+(\.\d+)?", plain):
-        return float(plain)
-    if not plain or _DURATION.sub("", plain):
-        raise ValueError(f"{text!r} is not a duration; write it as 30s, 2m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in _DURATION.findall(plain))
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def _shown(text: str) -> str:
+    """A text as a message can hold it."""
+    return repr(text if len(text) <= 40 else f"{text[:39]}…")
