@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644, durable: b
         if durable:
             fsync_path(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may not even have been made; the first error is the one to tell
+            temporary.unlink()
         raise StorageError(
             f"cannot write {path}: {error.strerror}", hint="free space or mend the filesystem, then try again"
         ) from error
@@ -62,7 +63,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(
             f"{path} is damaged: {error}",
             hint="restore it from a backup, or move it away to start without it",
