@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from select import EPOLLIN, EPOLLOUT
 
 from roost.common.clock import timestamp
@@ -29,14 +29,13 @@ HISTORY = 16 * KIB
 """What a client of console.sock gets to see of the past."""
 CATCH_UP = 64 * KIB
 """A watcher that fell off the end of the log goes on so much before the newest byte."""
-FIRST_RETRY_S, LAST_RETRY_S = 0.002, 0.5
-"""How long to wait for a serial socket: the first time, doubling to the last."""
+RETRY_S, RETRY_AFTER_END_S, BEAT_S = 0.002, 0.05, 0.75
+"""How long to wait between two tries of a serial line: at first, and after it ended (a VMM may hang up on purpose, over
+and over); then twice as long each time, until all VMs that are off are tried together on one beat."""
 
 
 class Watcher(Peer):
     """Somebody who sees the console, and types unless `read_only`."""
-
-    __slots__ = ("_console", "_position", "_read_only")
 
     def __init__(
         self, console: Console, sock: socket.socket, *, history: int, read_only: bool, first: bytes
@@ -73,24 +72,22 @@ class Watcher(Peer):
 class Console:
     """Connects to the VM's serial socket whenever there is one, until it is closed."""
 
-    __slots__ = (
-        "_delay", "_gone", "_listener", "_paths", "_problems", "_serial", "_timer", "_typed",
-        "id", "loop", "ring", "watchers",
-    )  # fmt: skip
-
     def __init__(self, loop: Loop, vm_id: str, paths: VmPaths, gone: Callable[[str], None]) -> None:
         """`gone` is called with the id when the VM's state directory is no longer there."""
         self.loop = loop
         self.id = vm_id
         self.watchers: set[Watcher] = set()
-        self._paths = paths
+        self._console_path = paths.socket("console")
+        # As strings: every VM that is off tries these once or twice a second.
+        self._serial_path = str(paths.socket("serial"))
+        self._state_path = str(paths.state)
         self._gone = gone
         self._listener: Listener | None = None
         self.ring = LogRing(paths.serial_log)
         self._serial: socket.socket | None = None
         self._typed = b""
         self._timer: Timer | None = None
-        self._delay = FIRST_RETRY_S
+        self._delay = RETRY_S
         self._problems: dict[str, str] = {}
 
     @property
@@ -99,8 +96,9 @@ class Console:
 
     def watch(self) -> None:
         """Try the serial line now and go on trying, quickly at first. The run directory need not exist yet."""
+        self._listen()
         if self._serial is None:
-            self._delay = FIRST_RETRY_S
+            self._delay = RETRY_S
             self._connect()
 
     def attach(self, sock: socket.socket, *, history: int, read_only: bool, first: bytes = b"") -> Watcher:
@@ -139,18 +137,22 @@ class Console:
     def _connect(self) -> None:
         if self._timer is not None:
             self._timer.cancelled = True
-        self._listen()
         try:
-            self._serial = connect_serial(self._paths.socket("serial"))
+            self._serial = connect_serial(self._serial_path)
         except OSError:
-            if not self._paths.state.is_dir():
+            if not os.access(self._state_path, os.F_OK):
                 self._gone(self.id)
-                return
-            self._timer = self.loop.call_later(self._delay, self._connect)
-            self._delay = min(2 * self._delay, LAST_RETRY_S)
+            else:
+                self._connect_later()
             return
+        self._listen()
         self.ring.reopen()
         self.loop.add(self._serial.fileno(), EPOLLIN, self._on_serial)
+
+    def _connect_later(self) -> None:
+        next_beat = BEAT_S - time.monotonic() % BEAT_S
+        self._timer = self.loop.call_later(min(self._delay, next_beat), self._connect)
+        self._delay *= 2
 
     def _listen(self) -> None:
         """Have console.sock, which goes when the run directory does."""
@@ -160,7 +162,7 @@ class Console:
             self._listener.close()
             self._listener = None
         try:
-            self._listener = Listener(self.loop, self._paths.socket("console"), self._accepted)
+            self._listener = Listener(self.loop, self._console_path, self._accepted)
             self._report("console.sock", "")
         except FileNotFoundError:
             pass  # the VM never ran since the host booted
@@ -222,10 +224,11 @@ class Console:
     def _hang_up(self, serial: socket.socket) -> None:
         self._drop(serial)
         self.note(f"console closed {timestamp()}")
-        self.watch()
+        self._delay = RETRY_AFTER_END_S
+        self._connect_later()
 
 
-def connect_serial(path: Path) -> socket.socket:
+def connect_serial(path: str) -> socket.socket:
     """The VMM's end of the serial line.
 
     The VMM's own user may own the directory: a symbolic link there must not lead to another program's socket.
@@ -252,5 +255,5 @@ def notice(text: str) -> bytes:
 
 def complain(text: str) -> None:
     """A line on stderr, which may be closed."""
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):
         os.write(sys.stderr.fileno(), f"roost-consoles: {text}\n".encode())

@@ -26,8 +26,6 @@ from roost.errors import NotFoundError, RoostError
 class Control(Peer):
     """One request: its line, then its answer, then the end."""
 
-    __slots__ = ("_answered", "_daemon", "_line")
-
     def __init__(self, daemon: Daemon, sock: socket.socket) -> None:
         super().__init__(daemon.loop, sock)
         self._daemon = daemon
@@ -44,10 +42,10 @@ class Control(Peer):
         self._answered = True
         try:
             self._answer(json.loads(line), rest)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            self._out = _line({"code": "bad_request", "message": f"not a request: {error}"})
         except RoostError as error:
             self._out = _line(error.to_dict())
+        except Exception as error:  # noqa: BLE001 - whatever a client sends, the consoles of others go on
+            self._out = _line({"code": "bad_request", "message": f"not a request: {error!r}"})
 
     def refill(self) -> bytes:
         if self._answered:
@@ -58,7 +56,7 @@ class Control(Peer):
         if request["op"] != "attach":
             self._out = _line(self._daemon.answer(request))
             return
-        history, read_only = max(0, request["history"]), bool(request["read_only"])
+        history, read_only = max(0, int(request["history"])), bool(request["read_only"])
         console = self._daemon.watch(request["id"])
         first = _line({"connected": console.connected})
         watcher = console.attach(self.detach(), history=history, read_only=read_only, first=first)

@@ -18,8 +18,6 @@ Handler = Callable[[int], None]
 class Timer:
     """A callback that is due at one time, unless it is cancelled before."""
 
-    __slots__ = ("cancelled", "due", "run")
-
     def __init__(self, due: float, run: Callable[[], None]) -> None:
         self.due = due
         self.run = run

@@ -21,8 +21,6 @@ READ_BYTES = 4096
 class Peer:
     """A connected client. Subclasses say what comes in (`received`) and what goes out (`refill`)."""
 
-    __slots__ = ("_events", "_loop", "_out", "_paused", "_reading", "_sock", "closed")
-
     def __init__(self, loop: Loop, sock: socket.socket, first: bytes = b"") -> None:
         """Take over `sock`; `first` is sent before anything else."""
         sock.setblocking(False)
@@ -99,8 +97,6 @@ class Peer:
 
 class Listener:
     """A Unix socket at `path`; whatever is there is replaced. Mode and group come from the process (see `daemon`)."""
-
-    __slots__ = ("_accepted", "_loop", "_sock", "path")
 
     def __init__(self, loop: Loop, path: Path, accepted: Callable[[socket.socket], None]) -> None:
         """Raises OSError when the directory is missing or the path too long."""

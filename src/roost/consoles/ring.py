@@ -32,8 +32,6 @@ class LogRing:
     Positions count bytes and never go back while the process lives. `start <= position <= end` can be read.
     """
 
-    __slots__ = ("_base", "_fd", "_limit", "_older_size", "_path", "end", "problem")
-
     def __init__(self, path: Path, *, limit: int = LIMIT) -> None:
         self._path = path
         self._limit = limit

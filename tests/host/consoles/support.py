@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from roost.common.paths import Home
@@ -111,10 +111,11 @@ async def read_until(reader: asyncio.StreamReader, expected: bytes) -> bytes:
     return bytes(data)
 
 
-async def eventually(condition: Callable[[], object]) -> None:
-    """Wait until it is true."""
+async def eventually(condition: Callable[[], object | Awaitable[object]]) -> None:
+    """Wait until it is true, or what it awaits is."""
 
     async def probe() -> bool:
-        return bool(condition())
+        found = condition()
+        return bool(await found if isinstance(found, Awaitable) else found)
 
     assert await poll_until(probe, timeout_s=DEADLINE_S), "it never became true"

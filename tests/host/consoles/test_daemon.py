@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import resource
@@ -26,8 +27,8 @@ def log(daemon: Daemon) -> bytes:
     return b"".join(file.read_bytes() for file in (older(path), path) if file.exists())
 
 
-async def watchers(daemon: Daemon) -> int:
-    return (await daemon.client.list())[0].watchers
+async def watched_by(daemon: Daemon, count: int) -> bool:
+    return (await daemon.client.list())[0].watchers == count
 
 
 # --- The way of a byte ---
@@ -119,8 +120,7 @@ async def test_a_client_that_types_and_leaves_is_heard_and_gone(daemon: Daemon, 
                 assert await guest.hear(len(typed)) == typed
         if not half:
             assert await guest.hear(len(typed)) == typed
-        while await watchers(daemon):
-            pass
+        await eventually(lambda: watched_by(daemon, 0))
 
 
 async def test_a_flood_costs_no_memory_and_a_stalled_watcher_stalls_only_itself(
@@ -129,8 +129,7 @@ async def test_a_flood_costs_no_memory_and_a_stalled_watcher_stalls_only_itself(
     reader, _ = await daemon.connect()
     with socket.socket(socket.AF_UNIX) as stalled:
         stalled.connect(str(daemon.home.vm(VM).socket("console")))
-        while await watchers(daemon) < 2:
-            pass
+        await eventually(lambda: watched_by(daemon, 2))
         before = daemon.memory_kib()
         line = b"".join(b"%08x\n" % n for n in range(8192))
         flood = [line] * (50 * 2**20 // len(line))
@@ -254,8 +253,11 @@ async def test_forget_lets_go_of_everything_but_the_log(daemon: Daemon, guest: G
 async def test_a_deleted_vm_is_forgotten_without_being_told(daemon: Daemon) -> None:
     await daemon.client.watch(VM)
     shutil.rmtree(daemon.home.vm(VM).state)
-    while await daemon.client.list():
-        pass
+
+    async def forgotten() -> bool:
+        return not await daemon.client.list()
+
+    await eventually(forgotten)
 
 
 @pytest.mark.parametrize("vm_id", ["nobody", "../a1b2c3", ".", ""])
@@ -266,7 +268,8 @@ async def test_an_unknown_vm_is_not_found(daemon: Daemon, vm_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "request_line", [b"\n", b"[]\n", b"{}\n", b'{"op": "dance"}\n', b"x" * 4096, b"\xff\n"]
+    "request_line",
+    [b"\n", b"[]\n", b"{}\n", b'{"op": "dance"}\n', b"x" * 4096, b"\xff\n", b"[" * 4000 + b"\n"],
 )
 async def test_nonsense_is_answered_and_harms_nothing(daemon: Daemon, request_line: bytes) -> None:
     reader, writer = await asyncio.open_unix_connection(daemon.home.console_socket)
@@ -274,6 +277,18 @@ async def test_nonsense_is_answered_and_harms_nothing(daemon: Daemon, request_li
     assert b"bad_request" in await reader.read()
     writer.close()
     assert await daemon.client.list() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("id", 1), ("id", "a" * 3000), ("history", 1e999), ("history", None)]
+)
+async def test_a_request_with_a_wrong_value_harms_nothing(daemon: Daemon, key: str, value: object) -> None:
+    request = {"op": "attach", "id": VM, "history": 0, "read_only": False, key: value}
+    reader, writer = await asyncio.open_unix_connection(daemon.home.console_socket)
+    writer.write(json.dumps(request).encode() + b"\n")
+    assert b'"code"' in await reader.read()
+    writer.close()
+    await daemon.client.list()
 
 
 # --- The host's ways ---
