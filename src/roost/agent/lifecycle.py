@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from roost.agent import aftercare
 from roost.agent.node import Node, require
@@ -157,7 +158,7 @@ class Lifecycle:
             entry.update(state="warm" if on_tmpfs else "sleeping", reason=reason, sleep=report, wake=None)
             steps.reached("sleep:noted")
             self._node.tell(entry, "sleeping", f"{report.paused_ms:g} ms")
-        self._in_background(entry, self._make_durable(entry))
+        self._in_background(entry, self._make_durable)
 
     async def _make_durable(self, entry: Entry) -> None:
         """After a sleep: fsync. A wake meanwhile cancels it, for then there is nothing to keep."""
@@ -194,7 +195,7 @@ class Lifecycle:
                 progress("taking on its own identity", 0, None)
                 problem = await self._node.backend(entry).renew_identity(entry.vm)
                 entry.update(reason=problem)
-        self._in_background(entry, aftercare.care(self._node, entry))
+        self._in_background(entry, partial(aftercare.care, self._node))
 
     def _asleep(self, entry: Entry) -> bool:
         """Saved, but counted as warm, since its memory has not left tmpfs yet."""
@@ -300,7 +301,7 @@ class Lifecycle:
         elif desired == "stopped" and state == "running":
             wanted = self.stop(entry.id, ignore, timeout_s=None, force=False)
         elif state == "sleeping" and entry.status.sleep is not None and not entry.status.sleep.durable:
-            self._in_background(entry, self._make_durable(entry))
+            self._in_background(entry, self._make_durable)
         if wanted is not None:
             try:
                 await wanted
@@ -359,7 +360,7 @@ class Lifecycle:
             desired="running",
         )
         loop = asyncio.get_running_loop()
-        entry.retry = loop.call_later(wait_s, lambda: self._in_background(entry, self._retry(entry)))
+        entry.retry = loop.call_later(wait_s, lambda: self._in_background(entry, self._retry))
 
     async def _retry(self, entry: Entry) -> None:
         try:
@@ -373,12 +374,12 @@ class Lifecycle:
         if entry.background is not None:
             await entry.background
 
-    def _in_background(self, entry: Entry, work: Awaitable[None]) -> None:
+    def _in_background(self, entry: Entry, work: Callable[[Entry], Awaitable[None]]) -> None:
         """Go on after an operation; the entry's next operation ends it first."""
 
         async def guarded() -> None:
             try:
-                await work
+                await work(entry)
             except RoostError as error:
                 entry.update(reason=str(error))
                 log.error("background work failed", vm=entry.name, error=str(error))

@@ -85,7 +85,8 @@ class Node:
             except BaseException as error:
                 await asyncio.shield(self.settle(entry, str(error) or type(error).__name__))
                 raise
-            entry.update(transition=None, boot_id=self.boot_id)
+            if self.store.by_id(entry.id) is not None:
+                entry.update(transition=None, boot_id=self.boot_id)
         finally:
             entry.busy = ""
 

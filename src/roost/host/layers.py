@@ -156,3 +156,32 @@ def _locked(layers: Path, how: int) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def live_overlay(disk: Path) -> Path:
+    """Where the next overlay of a disk goes while a VM runs on it.
+
+    A running QEMU opens its files again by their paths, so none of them may come to name something else: the overlay takes
+    the disk's own name only in `settle_overlays`, when the process is gone.
+    """
+    taken = [int(path.name.split(".")[-3]) for path in disk.parent.glob(f".{disk.stem}.*.live.qcow2")]
+    return disk.with_name(f".{disk.stem}.{max(taken, default=0) + 1:04d}.live.qcow2")
+
+
+def current_file(disk: Path) -> Path:
+    """The file that holds what a disk holds now: its newest live overlay, or itself."""
+    overlays = sorted(disk.parent.glob(f".{disk.stem}.*.live.qcow2"))
+    return overlays[-1] if overlays else disk
+
+
+def settle_overlays(disks: Path) -> None:
+    """Give the newest live overlay of each disk in a directory the disk's name. No VM may use them. Idempotent.
+
+    What they stand on are layers, which keep their own names, so no data goes with the names that vanish here.
+    """
+    overlays = sorted(disks.glob(".*.live.qcow2"))
+    for overlay in overlays:  # oldest first: the newest is the one that stays
+        stem = overlay.name.removeprefix(".").rsplit(".", 3)[0]
+        overlay.replace(disks / f"{stem}.qcow2")
+    if overlays:
+        fsync_path(disks)

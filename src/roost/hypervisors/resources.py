@@ -17,6 +17,7 @@ from roost.host import drives
 from roost.host.disks import DiskFile
 from roost.host.drives import SeedIso
 from roost.host.firmware import NvramFile
+from roost.host.layers import settle_overlays
 from roost.host.locks import ensure_unlocked
 from roost.host.ram import RamFile
 from roost.host.sandbox import chown_tree
@@ -72,6 +73,7 @@ class Resources:
             cold: a boot, so RAM starts empty and disks that are not persistent start anew. A wake keeps both.
         """
         self.make_directories()
+        settle_overlays(self._vm.paths.disks)
         try:
             for resource in self._plan.resources:
                 if cold:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from roost.common import steps
 from roost.common.files import fsync_path, read_json, write_json
@@ -80,6 +81,7 @@ async def capture(sessions: Sessions, vm: Vm, into: Path, *, keep_ram: bool) -> 
     make_directory(into, None)
     if process.find(vm, thorough=True) is not None:
         return await _capture_live(sessions, vm, plan, into)
+    layers.settle_overlays(vm.paths.disks)
     manifest = read_manifest(manifest_path(vm.paths.state))
     if manifest is not None:
         manifest = await wakeable(sessions, vm)
@@ -141,26 +143,48 @@ async def _freeze_disks(vm: Vm, plan: Plan, into: Path, monitor: Monitor | None)
 
 
 async def _freeze_live(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResource, Path]]) -> None:
-    """Switch all disks of a stopped VM to new overlays in one transaction.
+    """Switch all disks of a paused VM to new overlays in one transaction.
 
-    The overlay has the disk's name before QEMU writes to it, so that a crash at any point leaves a path that leads to all
-    of the data. Source: QEMU qapi/block-core.json, `blockdev-snapshot`.
+    The overlay counts as the disk from the moment it exists (`layers.current_file`), and before QEMU writes to it: a crash at
+    any point leaves a name that leads to all of the data. Source: QEMU qapi/block-core.json, `blockdev-snapshot`.
     """
-    actions = []
+    with layers.keep_layers(vm.home.layers):
+        await _switch(vm, monitor, disks)
+
+
+async def _switch(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResource, Path]]) -> None:
+    actions: list[dict[str, Any]] = []
     for resource, layer in disks:
         node = f"n-{layer.stem[:24]}"
         disk = Path(resource.path)
-        layers.link_layer(disk, layer)
-        await new_overlay(disk, layer, "qcow2", uid=vm.record.uid)
+        layers.link_layer(layers.current_file(disk), layer)
+        overlay = layers.live_overlay(disk)
+        await new_overlay(overlay, layer, "qcow2", uid=vm.record.uid)
         spec = dict(vm.disks()).get(resource.name)
-        description = devices.block_node(node, str(disk), format="qcow2", disk=spec) | {"backing": None}
+        description = devices.block_node(node, str(overlay), format="qcow2", disk=spec) | {"backing": None}
         await monitor.execute("blockdev-add", description)
         old = await _top_node(monitor, resource.name)
         actions.append({"type": "blockdev-snapshot", "data": {"node": old, "overlay": node}})
     if actions:
         await monitor.execute("transaction", {"actions": actions})
+    for action in actions:
+        await _make_read_only(monitor, action["data"]["node"])
     for _, layer in disks:
         layers.seal_layer(layer, vm.record.uid)
+
+
+async def _make_read_only(monitor: Monitor, node: str) -> None:
+    """Reopen a node that has become a backing file, for its file is about to be sealed."""
+    backing = None
+    for stats in await monitor.execute("query-blockstats"):
+        while stats is not None and stats.get("node-name") != node:
+            stats = stats.get("backing")
+        if stats is not None and "backing" in stats:
+            backing = stats["backing"]["node-name"]
+    options = {"driver": "qcow2", "node-name": node, "read-only": True, "file": f"{node}-f"}
+    if backing is not None:
+        options["backing"] = backing
+    await monitor.execute("blockdev-reopen", {"options": [options]})
 
 
 async def _top_node(monitor: Monitor, name: str) -> str:

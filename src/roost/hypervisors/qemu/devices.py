@@ -113,7 +113,14 @@ def block_node(
         "read-only": read_only,
         "cache": cache,
         "discard": "ignore" if read_only else "unmap",
-        "file": {"driver": driver, "filename": path, "cache": cache, "read-only": read_only},
+        "file": {
+            "driver": driver,
+            "node-name": f"{node}-f",
+            "filename": path,
+            "cache": cache,
+            "read-only": read_only,
+            "auto-read-only": True,
+        },
     }
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from roost.common.files import read_json
 from roost.errors import StorageError
+from roost.host.layers import current_file
 from roost.host.qcow2 import backing_chain
 from roost.hypervisors.base import Vm
 from roost.model.base import Model
@@ -31,7 +32,7 @@ class DiskMark(Model):
 
     @classmethod
     def of(cls, path: Path) -> DiskMark:
-        stat = path.stat()
+        stat = current_file(path).stat()
         return cls(path=str(path), inode=stat.st_ino, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
 
     def is_same_file(self, path: Path) -> bool:

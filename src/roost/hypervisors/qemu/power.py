@@ -6,6 +6,7 @@ Callers: `backend`.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from roost.common import steps
@@ -47,7 +48,7 @@ async def stop(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
             if not status["running"]:
                 await monitor.execute("cont")  # a paused guest hears no power button
             for way, share in ((_ask_guest_agent, 1 / 3), (_press_button, 2 / 3)):
-                if await way(sessions, vm) and await _powered_off(events, timeout_s * share):
+                if await _powers_off(way(sessions, vm), events, timeout_s * share):
                     await release(sessions, vm)
                     return f"the guest powered down ({_WAYS[way]})"
         else:
@@ -79,15 +80,27 @@ async def _press_button(sessions: Sessions, vm: Vm) -> bool:
 _WAYS = {_ask_guest_agent: "asked by the guest agent", _press_button: "asked by the ACPI power button"}
 
 
-async def _powered_off(events: asyncio.Queue[tuple[str, dict[str, Any]]], timeout_s: float) -> bool:
+async def _powers_off(
+    asking: Coroutine[Any, Any, bool], events: asyncio.Queue[tuple[str, dict[str, Any]]], timeout_s: float
+) -> bool:
+    """Whether the guest is off within the time. The agent's consent is silence, so it is not waited for."""
+
+    async def ask() -> None:
+        if not await asking:
+            events.put_nowait(("UNHEARD", {}))
+
+    request = asyncio.create_task(ask())
     try:
         async with asyncio.timeout(timeout_s):
             while True:
                 event, _ = await events.get()
-                if event in ("SHUTDOWN", "CLOSED"):
-                    return True
+                if event in ("SHUTDOWN", "CLOSED", "UNHEARD"):
+                    return event != "UNHEARD"
     except TimeoutError:
         return False
+    finally:
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
 
 
 async def release(sessions: Sessions, vm: Vm) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,10 +134,11 @@ class Monitor:
             while self._client.runstate is Runstate.RUNNING:
                 await self._client.runstate_changed()
         finally:
-            try:
-                await self._client.disconnect()
-            except (QMPError, OSError, EOFError, asyncio.CancelledError):
-                pass  # the peer's way of leaving; on_close is what matters
-            for queue in self._waiters:
-                queue.put_nowait(("CLOSED", {}))
-            on_close()
+            await asyncio.shield(self._hang_up(on_close))
+
+    async def _hang_up(self, on_close: Callable[[], None]) -> None:
+        with suppress(QMPError, OSError, EOFError):  # however the peer left
+            await self._client.disconnect()
+        for queue in self._waiters:
+            queue.put_nowait(("CLOSED", {}))
+        on_close()

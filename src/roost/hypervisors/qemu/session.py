@@ -16,6 +16,7 @@ from roost.errors import ConnectError, RoostError, Unsupported
 from roost.host import processes
 from roost.host.drives import secrets_dir
 from roost.host.firmware import choose_firmware
+from roost.host.layers import settle_overlays
 from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Event, Vm
 from roost.hypervisors.qemu import plan as planning
@@ -167,6 +168,7 @@ async def end_process(sessions: Sessions, vm: Vm, *, timeout_s: float = 10.0) ->
     handle = process.find(vm, thorough=True)
     if handle is None:
         await sessions.close(vm)
+        settle_overlays(vm.paths.disks)
         return
     try:
         monitor = await sessions.monitor(vm)
@@ -177,6 +179,7 @@ async def end_process(sessions: Sessions, vm: Vm, *, timeout_s: float = 10.0) ->
         await processes.kill(handle)
         await processes.wait_gone(handle, timeout_s)
     await sessions.close(vm)
+    settle_overlays(vm.paths.disks)
 
 
 def free_bytes(path: Path) -> int:
