@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +18,10 @@ from roost.errors import UnreachableError
 
 MAX_BODY_BYTES = 8 << 20
 """A spec of 1 MiB, escaped by a wasteful JSON writer, fits; only uploads to guests are longer, and stream."""
+
+
+CLIENT_LEFT = 499
+"""Counted for a request whose client went away in the middle of its body; nobody sees it as an answer."""
 
 
 class Boundary:
@@ -49,6 +54,8 @@ class Boundary:
             answer = error_response(
                 UnreachableError("the agent is stopping", hint="try again when it is back")
             )
+        except ClientDisconnect:
+            status = CLIENT_LEFT
         except Exception as error:  # noqa: BLE001  the last line of defence; it is logged as a bug
             answer = internal_error(error, f"{scope['method']} {scope['path']}")
         if answer is not None and not status:

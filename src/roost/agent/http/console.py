@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Query, WebSocket
+from fastapi import Query, WebSocket
 
-from roost.agent.http.dependencies import Agent, VmName
+from roost.agent.http.dependencies import Agent, VmName, make_router
 from roost.errors import ConnectError, Unsupported
 
-router = APIRouter(prefix="/v1/vms/{ref}")
+router = make_router("/v1/vms/{ref}", "consoles")
 
 _CHUNK = 64 << 10
 

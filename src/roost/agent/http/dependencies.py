@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
-from fastapi import Depends, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from starlette.requests import HTTPConnection
 
 from roost.agent.http.errors import error_responses
@@ -15,6 +15,11 @@ from roost.agent.http.services import Services
 from roost.agent.operations import Operations, Work
 from roost.api.types import Operation
 from roost.model.base import Seconds
+
+
+def make_router(prefix: str, tag: str) -> APIRouter:
+    """A router whose operations are called as their functions, such as `vm_start`: so do generated clients."""
+    return APIRouter(prefix=prefix, tags=[tag], generate_unique_id_function=lambda route: route.name)
 
 
 async def _services(connection: HTTPConnection) -> Services:

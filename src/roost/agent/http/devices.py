@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 
-from roost.agent.http.dependencies import OPERATION, Agent, Start, VmName
+from roost.agent.http.dependencies import OPERATION, Agent, Start, VmName, make_router
 from roost.api.types import AttachDisk, AttachNic, Operation, ResizeDisk
 from roost.model.base import DiskName
 
-router = APIRouter(prefix="/v1/vms/{ref}", tags=["devices"])
+router = make_router("/v1/vms/{ref}", "devices")
 
 
 @router.post("/disks", **OPERATION)

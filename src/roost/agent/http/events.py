@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import Depends, Query
 from fastapi.sse import EventSourceResponse
 
 from roost.agent.events import Subscription
-from roost.agent.http.dependencies import Agent
+from roost.agent.http.dependencies import Agent, make_router
 from roost.agent.http.errors import error_responses
 from roost.api.types import AgentEvent
 
-router = APIRouter(prefix="/v1/events", tags=["events"])
+router = make_router("/v1/events", "events")
 
 
 async def _subscription(

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import Depends, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from roost.agent.http.dependencies import Agent, VmName
+from roost.agent.http.dependencies import Agent, VmName, make_router
 from roost.agent.http.errors import error_responses
 from roost.agent.http.services import Services
 from roost.api.types import ExecRequest, ExecResult
@@ -21,7 +21,7 @@ from roost.consoles.logs import follow, tail
 from roost.errors import CommandRejected, InvalidSpec, Problem
 from roost.guest import GuestAgent
 
-router = APIRouter(prefix="/v1/vms/{ref}", tags=["guest"])
+router = make_router("/v1/vms/{ref}", "guest")
 
 _LAST_WORDS_S = 0.5
 """How long a followed log may be silent, once its VM has ended, before the stream ends."""

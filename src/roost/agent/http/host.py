@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 
-from fastapi import APIRouter
 from starlette.responses import Response
 
 from roost import __version__
-from roost.agent.http.dependencies import OPERATION, Agent, Start
+from roost.agent.http.dependencies import OPERATION, Agent, Start, make_router
 from roost.agent.http.errors import error_responses
 from roost.agent.metrics import CONTENT_TYPE
 from roost.api.types import Operation
 from roost.model.base import Model
 from roost.model.host import Check, HostFacts
 
-router = APIRouter(tags=["host"])
+router = make_router("", "host")
 
 
 class AgentVersion(Model):

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 
-from roost.agent.http.dependencies import OPERATION, Agent, Start
+from roost.agent.http.dependencies import OPERATION, Agent, Start, make_router
 from roost.agent.http.errors import error_responses
 from roost.api.images import AddImage, BuildImage, ImageView, PullImage
 from roost.api.types import Operation
 
-router = APIRouter(prefix="/v1/images", tags=["images"])
+router = make_router("/v1/images", "images")
 
 ImageRef = Annotated[str, Path(description="The image's name, or enough of its id.")]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path
+from fastapi import Depends, Path
 from fastapi.sse import EventSourceResponse
 
-from roost.agent.http.dependencies import Agent, Start, Wait
+from roost.agent.http.dependencies import Agent, Start, Wait, make_router
 from roost.agent.http.errors import error_responses
 from roost.api.types import Operation
 
-router = APIRouter(prefix="/v1/operations", tags=["operations"])
+router = make_router("/v1/operations", "operations")
 
 
 async def _operation_id(id: Annotated[str, Path(description="The operation's id.")], agent: Agent) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from fastapi import APIRouter
-
-from roost.agent.http.dependencies import OPERATION, Agent, Start, VmName
+from roost.agent.http.dependencies import OPERATION, Agent, Start, VmName, make_router
 from roost.agent.http.errors import error_responses
 from roost.api.types import CreateSnapshot, Operation
 from roost.model.base import Name
 from roost.model.vm import SnapshotInfo
 
-router = APIRouter(prefix="/v1/vms/{ref}/snapshots", tags=["snapshots"])
+router = make_router("/v1/vms/{ref}/snapshots", "snapshots")
 
 
 @router.get("", responses=error_responses("not_found", "backend"))

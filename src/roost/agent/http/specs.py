@@ -6,9 +6,8 @@ import asyncio
 from typing import Any
 
 import yaml
-from fastapi import APIRouter
 
-from roost.agent.http.dependencies import Agent, VmName
+from roost.agent.http.dependencies import Agent, VmName, make_router
 from roost.agent.http.errors import error_responses
 from roost.agent.http.services import Services
 from roost.agent.progress import Progress, ignore
@@ -17,7 +16,7 @@ from roost.model.documents import parse_spec
 from roost.model.plan import Plan
 from roost.model.spec import VmSpec
 
-router = APIRouter(prefix="/v1", tags=["specs"])
+router = make_router("/v1", "specs")
 
 _APPLY_ERRORS = error_responses("conflict", "wrong_state", "unsupported", "no_capacity", "storage", "backend")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from starlette.responses import Response
 
-from roost.agent.http.dependencies import OPERATION, Agent, Start, VmName
+from roost.agent.http.dependencies import OPERATION, Agent, Start, VmName, make_router
 from roost.agent.http.errors import error_responses
 from roost.agent.http.specs import parse, to_yaml
 from roost.agent.progress import Progress
@@ -19,7 +19,7 @@ from roost.errors import InvalidSpec, Problem
 from roost.model.base import Seconds
 from roost.model.spec import VmSpec
 
-router = APIRouter(prefix="/v1/vms", tags=["vms"])
+router = make_router("/v1/vms", "vms")
 
 _GRACEFULLY = StopVm()
 
