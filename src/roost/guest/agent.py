@@ -96,7 +96,7 @@ class GuestAgent:
                 await self._ask("guest-ping", replies.parse_anything)
         except TimeoutError as error:
             raise ConnectError(
-                f"the guest agent of {self._channel.vm or 'the guest'} does not answer within {timeout_s:g} s",
+                f"no guest agent answers in {self._channel.vm or 'the guest'} within {timeout_s:g} s",
                 backend="qga",
                 vm=self._channel.vm,
             ) from error
@@ -159,21 +159,21 @@ class GuestAgent:
 
         Raises:
             CommandRejected: there is no such program.
-            OutcomeUnknown: the start was not confirmed, the end was not reported, or the time is over; in the last
-                case the command goes on, and `context["pid"]` is good for `exec_status`.
+            OutcomeUnknown: the start was not confirmed, the end was not reported (the agent was restarted, or hung), or
+                the time is over; in the last case the command goes on, and `context["pid"]` is good for `exec_status`.
             SpecError: `argv` is empty or `stdin` is too long; nothing ran.
         """
         timeout_s = self.timeouts.exec_s if timeout_s is None else timeout_s
         pid = await self.exec_start(argv, env=env, stdin=stdin)
-        result = await poll_until(partial(self.exec_status, pid), timeout_s=timeout_s)
+        where = self._channel.vm or "the guest"
+        try:
+            result = await poll_until(partial(self.exec_status, pid), timeout_s=timeout_s)
+        except CommandRejected as error:  # seen when qemu-ga was restarted meanwhile
+            message = f"the guest agent of {where} does not know any more how {argv[0]} ended"
+            raise self._unknown(message, f"it was process {pid}", pid=pid) from error
         if result is None:
-            raise OutcomeUnknown(
-                f"{argv[0]} still runs in {self._channel.vm or 'the guest'} after {timeout_s:g} s",
-                hint=f"it goes on; in the guest its process id is {pid}",
-                backend="qga",
-                vm=self._channel.vm,
-                context={"pid": pid},
-            )
+            message = f"{argv[0]} still runs in {where} after {timeout_s:g} s"
+            raise self._unknown(message, f"it goes on as process {pid} of the guest", pid=pid)
         return result
 
     async def exec_start(
@@ -282,12 +282,12 @@ class GuestAgent:
             return True
 
         if not await poll_until(attempt, timeout_s=self.timeouts.thaw_s):
-            raise OutcomeUnknown(
-                f"the filesystems of {self._channel.vm or 'the guest'} may still be frozen",
-                hint="thaw them when its agent answers again, or reset the VM",
-                backend="qga",
-                vm=self._channel.vm,
-            ) from failures[-1]
+            message = f"the filesystems of {self._channel.vm or 'the guest'} may still be frozen"
+            hint = "thaw them when its agent answers again, or reset the VM"
+            raise self._unknown(message, hint) from failures[-1]
+
+    def _unknown(self, message: str, hint: str, **context: Any) -> OutcomeUnknown:
+        return OutcomeUnknown(message, hint=hint, backend="qga", vm=self._channel.vm, context=context)
 
     async def _ask(
         self,

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from roost.guest import GuestAgent
-from tests.unit.guest.peer import PATIENT, Peer, listening
+from roost.guest import GuestAgent, StreamChannel, unix_socket
+from tests.unit.guest.peer import PATIENT, SOON, Peer, listening
 
 
 @pytest.fixture
@@ -17,7 +18,20 @@ async def peer(tmp_path: Path) -> AsyncIterator[Peer]:
 
 
 @pytest.fixture
-async def guest(peer: Peer) -> AsyncIterator[GuestAgent]:
-    """Not connected yet, and patient; a test in which the peer hangs makes one of its own."""
-    async with GuestAgent.connect(peer.path, vm="web", timeouts=PATIENT) as guest:
-        yield guest
+async def stream(peer: Peer) -> AsyncIterator[StreamChannel]:
+    """Not connected yet."""
+    stream = StreamChannel(unix_socket(peer.path), connect_s=PATIENT.connect_s, vm="web")
+    yield stream
+    await stream.aclose()
+
+
+@pytest.fixture
+def guest(stream: StreamChannel) -> GuestAgent:
+    """Patient: for peers that answer."""
+    return GuestAgent(stream, timeouts=PATIENT)
+
+
+@pytest.fixture
+def hasty(stream: StreamChannel) -> GuestAgent:
+    """The same conversation, for commands at which the peer hangs."""
+    return GuestAgent(stream, timeouts=replace(PATIENT, command_s=SOON, bulk_s=SOON, shutdown_s=SOON))

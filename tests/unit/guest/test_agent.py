@@ -147,9 +147,12 @@ async def test_exec_that_goes_on_leaves_its_outcome_unknown(peer: Peer, guest: G
     assert caught.value.context["pid"] == 7
 
 
-async def test_lost_end_of_a_command_leaves_its_outcome_unknown(peer: Peer, guest: GuestAgent) -> None:
+@pytest.mark.parametrize("answer", [HangUp, Refusal("Invalid parameter 'pid'")], ids=repr)
+async def test_lost_end_of_a_command_leaves_its_outcome_unknown(
+    peer: Peer, guest: GuestAgent, answer: Any
+) -> None:
     peer.on("guest-exec", {"pid": 7})
-    peer.on("guest-exec-status", HangUp)
+    peer.on("guest-exec-status", answer)
 
     with pytest.raises(OutcomeUnknown):
         await guest.exec(["x"])
