@@ -68,16 +68,22 @@ class Lifecycle:
         entry.save_record()
         entry.update(epoch=entry.status.epoch + 1, generation=entry.status.generation + 1)
         steps.reached("start:noted")
-        if entry.spec.console.serial:
-            await self._node.consoles.watch(entry.id)
         progress("booting", 0, None)
         try:
-            await self._node.backend(entry).start(entry.vm)
+            await self._node.backend(entry).start(entry.vm, partial(self._watch_console, entry))
         except RoostError:
             entry.update(desired="stopped")
             raise
         entry.update(state="running", reason="", sleep=None, wake=None, retry_at=None)
         self._node.tell(entry, "running", "booted")
+
+    async def _watch_console(self, entry: Entry) -> None:
+        """Have the serial line logged from its first byte; a console that cannot be watched keeps no VM from running."""
+        if entry.applied.console.serial:
+            try:
+                await self._node.consoles.watch(entry.id, connected_timeout_s=2.0)
+            except RoostError as error:
+                log.warning("console not watched", vm=entry.name, error=str(error))
 
     async def stop(self, ref: str, progress: Progress, *, timeout_s: float | None, force: bool) -> None:
         """Power down and, when the guest does not, force it. A sleeping VM gives up its saved state only with `force`."""
@@ -179,8 +185,6 @@ class Lifecycle:
             if not self._asleep(entry):
                 require(entry, "sleeping", verb="woken")
             progress("waking", 0, None)
-            if entry.applied.console.serial:
-                await self._node.consoles.watch(entry.id)
             before = entry.status
             entry.update(desired="running", epoch=before.epoch + 1, generation=before.generation + 1)
             steps.reached("wake:noted")
@@ -190,6 +194,7 @@ class Lifecycle:
                 entry.update(desired=before.desired, generation=before.generation)
                 raise
             entry.update(state="running", reason="", sleep=None, wake=report)
+            await self._watch_console(entry)
             self._node.tell(entry, "running", f"woken in {report.running_ms:g} ms")
             if report.reseeded == "pending":
                 progress("taking on its own identity", 0, None)

@@ -30,11 +30,11 @@ def agent() -> None:
 @click.pass_obj
 def serve(app: App, home: Path | None, log_level: str) -> None:
     """Run the agent in the foreground until SIGTERM. VMs outlive it."""
-    from roost.agent.server import serve as serve_agent
-    from roost.common.log import configure_logging
+    from roost.agent.composition import agent_services
+    from roost.agent.server import run_agent
 
-    configure_logging(log_level)
-    serve_agent(Home(home.absolute(), home.absolute() / "run") if home else app.home)
+    chosen = Home(home.absolute(), home.absolute() / "run") if home else app.home
+    run_agent(chosen, agent_services, log_level=log_level)
 
 
 @agent.command()

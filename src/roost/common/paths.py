@@ -7,7 +7,7 @@ Callers: everything that touches state. Pure: it makes no directory. The tree is
     <state>/images/<sha256>/…                     immutable
     <state>/layers/<id>.qcow2                     frozen disks that overlays stand on
     <state>/vms/<id>/{vm,spec,applied,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, snapshots/, serial.log
-    <run>/agent.sock, <run>/vms/<id>/{qmp,tools,qga,serial,vnc,tpm}.sock, pid
+    <run>/agent.sock, <run>/consoles.{sock,lock}, <run>/vms/<id>/{qmp,tools,qga,serial,console,vnc,tpm}.sock, pid
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Home:
         Raises:
             HostError: the run directory's path is too long for a Unix socket.
         """
-        longest = self.run / "vms" / ("x" * 12) / "serial.sock"
+        longest = self.run / "vms" / ("x" * 12) / "console.sock"
         if len(os.fsencode(longest)) > SUN_PATH_MAX:
             raise HostError(
                 f"{self.run} is too long a path for Unix sockets",

@@ -9,7 +9,7 @@ the reason; what `Capabilities` lacks, `plan` refuses, and calling it anyway rai
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -128,8 +128,11 @@ class Hypervisor(Protocol):
         """Make what the VM keeps while it is off: disks, NVRAM, TPM state. Releases all of it when it fails."""
         ...
 
-    async def start(self, vm: Vm) -> None:
-        """Boot. Returns when the vCPUs run. Releases what it acquired when it fails."""
+    async def start(self, vm: Vm, before_run: Callable[[], Awaitable[None]]) -> None:
+        """Boot. Returns when the vCPUs run. Releases what it acquired when it fails.
+
+        `before_run` is awaited when the serial line can be connected and no vCPU has run yet.
+        """
         ...
 
     async def stop(self, vm: Vm, timeout_s: float) -> str:

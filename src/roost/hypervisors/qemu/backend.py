@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -99,8 +99,8 @@ class QemuHypervisor:
     async def create(self, vm: Vm) -> None:
         await self._sessions.resources(vm, self._sessions.accepted_plan(vm)).create()
 
-    async def start(self, vm: Vm) -> None:
-        await power.start(self._sessions, vm)
+    async def start(self, vm: Vm, before_run: Callable[[], Awaitable[None]]) -> None:
+        await power.start(self._sessions, vm, before_run)
 
     async def stop(self, vm: Vm, timeout_s: float) -> str:
         return await power.stop(self._sessions, vm, timeout_s)

@@ -6,7 +6,7 @@ Callers: `backend`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from roost.common import steps
@@ -21,13 +21,14 @@ GUEST_AGENT_SHUTDOWN_S = 3.0
 """How long the guest agent has to take the request before ACPI is tried."""
 
 
-async def start(sessions: Sessions, vm: Vm) -> None:
+async def start(sessions: Sessions, vm: Vm, before_run: Callable[[], Awaitable[None]]) -> None:
     """Boot from scratch. On failure nothing is left running."""
     plan = sessions.accepted_plan(vm)
     async with sessions.resources(vm, plan).acquired(cold=True):
         try:
             monitor = await sessions.launch(vm, plan)
             steps.reached("start:launched")
+            await before_run()
             await monitor.execute("cont")
         except BaseException:
             await end_process(sessions, vm)
