@@ -19,6 +19,7 @@ from roost.host.drives import SeedIso
 from roost.host.firmware import NvramFile
 from roost.host.layers import settle_overlays
 from roost.host.locks import ensure_unlocked
+from roost.host.network.tap import Tap
 from roost.host.ram import RamFile
 from roost.host.sandbox import chown_tree
 from roost.host.seed import cloud_init_files
@@ -92,6 +93,18 @@ class Resources:
             if isinstance(resource, DiskResource | ExternalDisk) and resource.name == name:
                 await self._ensure(resource)
 
+    async def ensure_tap(self, mac: str) -> None:
+        """Make the tap of the NIC with this MAC, if it has one, for hotplug."""
+        for resource in self._taps(mac):
+            await self._ensure(resource)
+
+    async def release_tap(self, mac: str) -> None:
+        for resource in self._taps(mac):
+            await self._release(resource)
+
+    def _taps(self, mac: str) -> list[TapResource]:
+        return [r for r in self._plan.resources if isinstance(r, TapResource) and r.mac == mac]
+
     async def release(self) -> None:
         """End and remove what exists only while the VM runs. Idempotent; goes on past a part that fails."""
         for resource in reversed(self._plan.resources):
@@ -105,7 +118,9 @@ class Resources:
         if isinstance(resource, DiskResource) and not resource.persistent:
             await DiskFile(resource, uid=uid, layers=self._vm.home.layers).renew()
         elif isinstance(resource, RamResource):
-            await RamFile(Path(resource.path), resource.size_bytes, reserve=resource.reserve, uid=uid).delete()
+            await RamFile(
+                Path(resource.path), resource.size_bytes, reserve=resource.reserve, uid=uid
+            ).delete()
 
     async def _ensure(self, resource: Resource) -> None:
         uid = self._vm.record.uid
@@ -117,18 +132,22 @@ class Resources:
             case NvramResource():
                 await NvramFile(resource, uid).ensure()
             case RamResource():
-                await RamFile(Path(resource.path), resource.size_bytes, reserve=resource.reserve, uid=uid).ensure()
+                await RamFile(
+                    Path(resource.path), resource.size_bytes, reserve=resource.reserve, uid=uid
+                ).ensure()
             case SeedDrive():
                 await SeedIso(resource, self._seed_files(resource), uid).ensure()
             case TpmResource():
                 await self._tpm(resource).ensure()
             case TapResource():
-                raise AssertionError("taps are realised by roost.host.network")
+                await Tap(resource, uid).ensure()
 
     async def _release(self, resource: Resource) -> None:
         match resource:
             case TpmResource():
                 await self._tpm(resource).release()
+            case TapResource():
+                await Tap(resource, self._vm.record.uid).release()
             case SeedDrive(purpose="secrets"):
                 await SeedIso(resource, {}, self._vm.record.uid).release()
             case _:

@@ -145,7 +145,9 @@ async def save_state(
         disks=disk_marks(plan),
     )
     if backing is not None:
-        ram.write_mark(Path(backing.path), backing.size_bytes, ram.Mark(vm.id, generation, "saved"), durable=False)
+        ram.write_mark(
+            Path(backing.path), backing.size_bytes, ram.Mark(vm.id, generation, "saved"), durable=False
+        )
     steps.reached("save:marked")
     write_json(manifest_path(directory), manifest.model_dump(mode="json"), mode=0o600, durable=False)
     return manifest
@@ -346,7 +348,12 @@ async def spend(vm: Vm, backing: RamResource | None, manifest: Manifest) -> None
     Durable, for after a power loss the RAM file may hold pages that ran and pages that did not.
     """
     if backing is not None:
-        ram.write_mark(Path(backing.path), backing.size_bytes, ram.Mark(vm.id, manifest.generation, "live"), durable=False)
+        ram.write_mark(
+            Path(backing.path),
+            backing.size_bytes,
+            ram.Mark(vm.id, manifest.generation, "live"),
+            durable=False,
+        )
     steps.reached("wake:marked")
     manifest_path(vm.paths.state).unlink(missing_ok=True)
     fsync_path(vm.paths.state)

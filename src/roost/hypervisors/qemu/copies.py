@@ -242,7 +242,9 @@ async def _instantiate_memory(
     backing = ram_resource(plan)
     if backing is not None and taken.ram is not None:
         await copy_file(taken.ram, Path(backing.path), uid=vm.record.uid)
-        ram.write_mark(Path(backing.path), backing.size_bytes, ram.Mark(vm.id, generation, "saved"), durable=False)
+        ram.write_mark(
+            Path(backing.path), backing.size_bytes, ram.Mark(vm.id, generation, "saved"), durable=False
+        )
     steps.reached("copy:memory")
     own = manifest.model_copy(
         update={

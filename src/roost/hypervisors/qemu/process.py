@@ -17,7 +17,7 @@ from roost.host.launcher import launch as launch_process
 from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.model.host import HostFacts
-from roost.model.plan import Plan
+from roost.model.plan import Plan, TapResource
 
 
 async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] = ()) -> ProcessHandle:
@@ -28,7 +28,8 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
     """
     for name in ("qmp", "tools", "qga", "serial", "vnc"):
         vm.paths.socket(name).unlink(missing_ok=True)
-    uses_kvm = plan.accelerator == "kvm"
+    devices = ["/dev/kvm"] if plan.accelerator == "kvm" else []
+    devices += ["/dev/net/tun"] if any(isinstance(r, TapResource) for r in plan.resources) else []
     handle = await launch_process(
         Launch(
             name=f"roost-vm-{vm.id}",
@@ -36,7 +37,7 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
             log=vm.paths.process_log,
             uid=vm.record.uid,
             writable=(vm.paths.state, vm.paths.run),
-            devices=("/dev/kvm",) if uses_kvm else (),
+            devices=tuple(devices),
         ),
         systemd=host.systemd,
     )
