@@ -23,6 +23,7 @@ _PACKAGES: dict[str, tuple[str, str]] = {
     "nft": ("nftables", "nftables"),
     "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
     "openssl": ("openssl", "openssl"),
+    "chrony": ("chrony", "chrony"),
     "ip": ("iproute2", "iproute"),
     "modprobe": ("kmod", "kmod"),
     "systemctl": ("systemd", "systemd"),
