@@ -24,6 +24,9 @@ _BACKING_FORMAT = 0xE2792ACA
 _MAX_NAME = 1023
 _MAX_HEADER = 1 << 21
 _MAX_CHAIN = 200
+_L1_AT = 36
+"""Place of l1_size and l1_table_offset."""
+_MAX_L1 = 1 << 25
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +128,18 @@ def backing_chain(path: Path) -> list[Path]:
             path.stat()
             break
     return chain
+
+
+def holds_nothing(path: Path) -> bool:
+    """Whether an overlay has no data of its own: every entry of its active L1 table is zero.
+
+    Raises:
+        StorageError: it is not a readable qcow2 file.
+    """
+    try:
+        with path.open("rb") as file:
+            entries, place = struct.unpack_from(">IQ", file.read(_V2_LENGTH), _L1_AT)
+            file.seek(place)
+            return not any(file.read(min(entries * 8, _MAX_L1)))
+    except (OSError, struct.error, ValueError) as error:
+        raise StorageError(f"cannot read the tables of {path}: {error}") from error

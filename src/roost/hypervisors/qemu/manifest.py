@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from roost.common.files import read_json
 from roost.errors import StorageError
 from roost.host.layers import current_file
-from roost.host.qcow2 import backing_chain
+from roost.host.qcow2 import backing_chain, holds_nothing
 from roost.hypervisors.base import Vm
 from roost.model.base import Model
 from roost.model.host import HostFacts
@@ -143,9 +143,9 @@ def disks_agree(manifest: Manifest) -> list[str]:
             if mark.is_same_file(path):
                 continue
             chain = backing_chain(path)
-            if not (chain and mark.is_same_file(chain[0])):
+            if not (chain and mark.is_same_file(chain[0]) and holds_nothing(path)):
                 wrong.append(mark.path)
-        except OSError:
+        except (OSError, StorageError):
             wrong.append(mark.path)
     return wrong
 
