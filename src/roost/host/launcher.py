@@ -100,7 +100,10 @@ def log_tail(path: Path, lines: int = 5) -> str:
 
 
 def device_groups(devices: tuple[str, ...]) -> tuple[int, ...]:
-    """Groups that a process needs to open these devices: those that are not open to everyone, by their group."""
+    """Groups that a process needs to open these character devices, where they are not open to everyone.
+
+    Never for a block device: its group may open every disk of the host. `external.grant` opens one to one VM.
+    """
     groups = set()
     for device in devices:
         try:
@@ -108,7 +111,8 @@ def device_groups(devices: tuple[str, ...]) -> tuple[int, ...]:
         except FileNotFoundError:
             continue
         needed = stat.S_IRGRP | stat.S_IWGRP
-        if status.st_mode & needed == needed and not status.st_mode & stat.S_IWOTH and status.st_gid:
+        by_group = status.st_mode & needed == needed and not status.st_mode & stat.S_IWOTH
+        if by_group and stat.S_ISCHR(status.st_mode) and status.st_gid:
             groups.add(status.st_gid)
     return tuple(sorted(groups))
 
