@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from roost.api.types import Change
+from roost.common.units import parse_size
 from roost.model.spec import VmSpec
 
 Effect = Literal["now", "next-start", "never"]
@@ -36,7 +37,7 @@ def diff(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
             continue
         changes.append(_plain(key, old[key], new[key]))
     changes += _disks(before, after, running=running)
-    changes += _nics(before, after, running=running)
+    changes += _nics(before, after)
     return changes
 
 
@@ -52,8 +53,6 @@ def _plain(key: str, before: Any, after: Any) -> Change:
 
 
 def _size(key: str, before: Any, after: Any) -> Change:
-    from roost.common.units import parse_size
-
     if after is None or (before is not None and parse_size(after) < parse_size(before)):
         return Change(key=key, before=before, after=after, effect="never", note="a disk only grows")
     return Change(key=key, before=before, after=after, effect="now")
@@ -83,21 +82,22 @@ def _disks(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
 
 def _one_disk(key: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
     changes = []
-    for field in old:
-        if old[field] == new[field] or field == "name":
+    for field, was in old.items():
+        becomes = new[field]
+        if was == becomes or field == "name":
             continue
         place = f"{key}.{field}"
         if field == "size":
-            changes.append(_size(place, old[field], new[field]))
+            changes.append(_size(place, was, becomes))
         elif field in _DISK_FIXED:
             note = "this would make another disk; add one under a new name"
-            changes.append(Change(key=place, before=old[field], after=new[field], effect="never", note=note))
+            changes.append(Change(key=place, before=was, after=becomes, effect="never", note=note))
         else:
-            changes.append(Change(key=place, before=old[field], after=new[field], effect="next-start"))
+            changes.append(Change(key=place, before=was, after=becomes, effect="next-start"))
     return changes
 
 
-def _nics(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
+def _nics(before: VmSpec, after: VmSpec) -> list[Change]:
     """NICs are known by their place: one more or one fewer at the end is plugged, any other change waits."""
     old = [nic.model_dump(mode="json") for nic in before.nics]
     new = [nic.model_dump(mode="json") for nic in after.nics]

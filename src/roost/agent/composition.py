@@ -71,5 +71,7 @@ async def agent_services(home: Home) -> AsyncIterator[Services]:
 async def _launch_consoles(home: Home, facts: HostFacts, argv: Sequence[str]) -> None:
     """The console daemon, for all VMs of a home: a process of its own, so that it outlives this one."""
     name = f"roost-consoles-{os.stat(home.state).st_ino}"  # noqa: PTH116 - the inode tells homes apart
-    order = Launch(name=name, argv=tuple(argv), log=home.run / "consoles.log", writable=(home.state, home.run))
+    order = Launch(
+        name=name, argv=tuple(argv), log=home.run / "consoles.log", writable=(home.state, home.run)
+    )
     await launch(order, systemd=facts.systemd)

@@ -20,6 +20,14 @@ Repair = Literal["none", "resume", "abandon", "release", "remove", "delete", "re
 that is off and give back its resources. remove: undo a creation. delete: finish a deletion. revert: do a revert again."""
 
 
+_DECIDED: dict[str, tuple[Repair, str]] = {
+    "create": ("remove", "its creation was interrupted"),
+    "delete": ("delete", "its deletion was interrupted"),
+    "revert": ("revert", "its return to a snapshot was interrupted"),
+}
+"""Operations whose end does not depend on how far they came."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     state: VmState
@@ -34,12 +42,8 @@ class Verdict:
 def judge(status: VmStatus, seen: Observation, boot_id: str) -> Verdict:
     """The state that a VM is in, and what has to be done so that it is true."""
     operation = status.transition.operation if status.transition else ""
-    if operation == "create":
-        return Verdict("stopped", "remove", "its creation was interrupted")
-    if operation == "delete":
-        return Verdict(status.state, "delete")
-    if operation == "revert":
-        return Verdict("stopped", "revert")
+    if operation in _DECIDED:
+        return Verdict("stopped", *_DECIDED[operation])
     match seen.process:
         case "none":
             return _without_process(status, seen, boot_id, operation)

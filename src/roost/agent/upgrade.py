@@ -27,11 +27,11 @@ def document(model: type, value: Any) -> Any:
             hint="update Roost on this host",
         )
     for step in range(found, vm.FORMAT):
-        value = _STEPS[step](model, value)
+        value = _STEPS[step](value)
     return {**value, "format": vm.FORMAT}
 
 
-def _from_0(model: type, value: dict[str, Any]) -> dict[str, Any]:
+def _from_0(value: dict[str, Any]) -> dict[str, Any]:
     """Format 0 (before the first release) kept pid and spec digest in the status, and no ports in the record."""
     gone = {"pid", "pid_started", "applied"}
     return {key: item for key, item in value.items() if key not in gone}

@@ -6,8 +6,8 @@ Callers: the server makes one and starts it; the API calls it. Here is only what
 
 from __future__ import annotations
 
-import builtins
 import asyncio
+import builtins
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path

@@ -6,7 +6,6 @@ Callers: the agent, through the registry. It only puts the parts together: what 
 from __future__ import annotations
 
 import asyncio
-
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path

@@ -14,7 +14,6 @@ Source: QEMU docs/devel/migration.rst and migration/ram.c (`ramblock_is_ignored`
 from __future__ import annotations
 
 import asyncio
-
 import os
 import time
 from collections.abc import Mapping

@@ -28,7 +28,7 @@ def build(
     argv = [host.qemu.binary, "-nodefaults", "-no-user-config", "-no-shutdown", "-S"]
     argv += ["-name", f"guest={vm.spec.name},debug-threads=on", "-uuid", vm.record.uuid]
     argv += ["-sandbox", SANDBOX, "-msg", "timestamp=on", "-display", "none"]
-    argv += _machine(vm, slots, resources, firmware)
+    argv += _machine(vm, slots, firmware)
     argv += _memory(vm, resources)
     argv += _boot(vm)
     argv += _sockets(vm)
@@ -62,9 +62,7 @@ def _attached(attachment: Attachment) -> list[str]:
     return argv
 
 
-def _machine(
-    vm: Vm, slots: Slots, resources: tuple[Resource, ...], firmware: FirmwareImage | None
-) -> list[str]:
+def _machine(vm: Vm, slots: Slots, firmware: FirmwareImage | None) -> list[str]:
     options: dict[str, object] = {"accel": vm.record.accelerator, "memory_backend": "ram0"}
     argv: list[str] = []
     if slots.family == "microvm":

@@ -176,11 +176,12 @@ async def _switch(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResource, 
 async def _make_read_only(monitor: Monitor, node: str) -> None:
     """Reopen a node that has become a backing file, for its file is about to be sealed."""
     backing = None
-    for stats in await monitor.execute("query-blockstats"):
-        while stats is not None and stats.get("node-name") != node:
-            stats = stats.get("backing")
-        if stats is not None and "backing" in stats:
-            backing = stats["backing"]["node-name"]
+    for device in await monitor.execute("query-blockstats"):
+        level = device
+        while level is not None and level.get("node-name") != node:
+            level = level.get("backing")
+        if level is not None and "backing" in level:
+            backing = level["backing"]["node-name"]
     options = {"driver": "qcow2", "node-name": node, "read-only": True, "file": f"{node}-f"}
     if backing is not None:
         options["backing"] = backing

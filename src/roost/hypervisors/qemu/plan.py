@@ -12,7 +12,7 @@ from roost.common.paths import VmPaths
 from roost.common.units import MIB
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import command, devices
-from roost.model.host import FirmwareImage, HostFacts
+from roost.model.host import FirmwareImage, HostFacts, QemuFacts
 from roost.model.plan import (
     DiskResource,
     ExternalDisk,
@@ -37,11 +37,8 @@ _Accelerator = Literal["kvm", "tcg"]
 
 def settle(spec: VmSpec, host: HostFacts) -> tuple[_Accelerator, str, str]:
     """Accelerator, versioned machine type and CPU model that a new VM is pinned to."""
-    accelerator: _Accelerator
-    if spec.accelerator == "auto":
-        accelerator = "kvm" if host.accelerator.kvm else "tcg"
-    else:
-        accelerator = spec.accelerator
+    proven: _Accelerator = "kvm" if host.accelerator.kvm else "tcg"
+    accelerator = proven if spec.accelerator == "auto" else spec.accelerator
     machine = host.qemu.machines.get(spec.machine, spec.machine) if host.qemu else spec.machine
     return accelerator, machine, spec.cpu or DEFAULT_CPU
 
@@ -95,41 +92,53 @@ def needs_firmware(vm: Vm) -> Literal["uefi", "uefi-secure"] | None:
 
 
 def _refusals(vm: Vm, host: HostFacts, firmware: FirmwareImage | None) -> list[str]:
-    spec, record = vm.spec, vm.record
     if host.qemu is None:
         return [
             f"QEMU: qemu-system-{host.arch} is not installed; `roost host check` has the command that installs it"
         ]
-    family = devices.family_of(record.machine)
-    refusals: list[str] = []
+    family = devices.family_of(vm.record.machine)
+    refusals = _host_refusals(vm, host, host.qemu) + _boot_refusals(vm, firmware, family)
+    if family != "microvm" and any(port >= devices.PORTS for port in allocate_ports(vm).values()):
+        refusals.append(f"devices: at most {devices.PORTS} disks and NICs on one machine")
+    return refusals + (_microvm_refusals(vm) if family == "microvm" else [])
+
+
+def _host_refusals(vm: Vm, host: HostFacts, qemu: QemuFacts) -> list[str]:
+    spec = vm.spec
+    refusals = []
     if host.arch != "x86_64":
         refusals.append(f"architecture: the qemu backend runs x86_64 hosts only, this is {host.arch}")
-    if host.qemu.version < MIN_VERSION:
-        refusals.append(f"QEMU: {host.qemu.package} is older than 6.2; update it")
-    if record.machine not in host.qemu.machines:
-        refusals.append(f"machine: this QEMU has no {record.machine}; it has {', '.join(_known(host))}")
+    if qemu.version < MIN_VERSION:
+        refusals.append(f"QEMU: {qemu.package} is older than 6.2; update it")
+    if vm.record.machine not in qemu.machines:
+        known = sorted(name for name, target in qemu.machines.items() if name != target)
+        refusals.append(f"machine: this QEMU has no {vm.record.machine}; it has {', '.join(known)}")
+    if spec.tpm and host.swtpm is None:
+        refusals.append("TPM: swtpm is not installed; install the package swtpm")
+    if any(nic.network for nic in spec.nics):
+        refusals.append("network: this host has no managed networks; use user or bridge")
+    if any(nic.bridge for nic in spec.nics) and not host.is_root:
+        refusals.append("bridge: only an agent that runs as root can put a NIC on a bridge; use user")
+    return refusals
+
+
+def _boot_refusals(vm: Vm, firmware: FirmwareImage | None, family: str) -> list[str]:
+    spec, image = vm.spec, vm.record.image
+    refusals = []
     if needs_firmware(vm) and firmware is None:
         refusals.append(
             f"firmware: this host has none for {spec.firmware}; install the package ovmf (edk2-ovmf on EL)"
         )
-    if spec.tpm and host.swtpm is None:
-        refusals.append("TPM: swtpm is not installed; install the package swtpm")
-    if record.image and record.image.kind == "kernel" and spec.firmware not in (None, "direct"):
+    if image and image.kind == "kernel" and spec.firmware not in (None, "direct"):
         refusals.append(
             f"firmware: {spec.image} is a kernel image and is booted directly; leave firmware out"
         )
-    if record.image and record.image.kind == "disk" and spec.firmware == "direct":
+    if image and image.kind == "disk" and spec.firmware == "direct":
         refusals.append(f"firmware: {spec.image} is a disk image and needs bios, uefi or uefi-secure")
-    if record.image and record.image.kind == "kernel" and spec.disk_size is not None:
+    if image and image.kind == "kernel" and spec.disk_size is not None:
         refusals.append("disk_size: a kernel image has no disk; add one under disks")
     if needs_firmware(vm) == "uefi-secure" and family != "q35":
         refusals.append("firmware: uefi-secure needs machine q35")
-    if any(nic.network for nic in spec.nics):
-        refusals.append("network: this host has no managed networks; use user or bridge")
-    if any(port >= devices.PORTS for port in allocate_ports(vm).values()) and family == "q35":
-        refusals.append(f"devices: at most {devices.PORTS} disks and NICs on one machine")
-    if family == "microvm":
-        refusals += _microvm_refusals(vm)
     return refusals
 
 
@@ -151,11 +160,6 @@ def _microvm_refusals(vm: Vm) -> list[str]:
     if any(nic.model != "virtio" for nic in spec.nics):
         refusals.append("nics: machine microvm has only the virtio model")
     return refusals
-
-
-def _known(host: HostFacts) -> list[str]:
-    assert host.qemu is not None  # noqa: S101 - the caller has refused before
-    return sorted(name for name, target in host.qemu.machines.items() if name != target)
 
 
 def _warnings(vm: Vm, host: HostFacts) -> list[str]:
