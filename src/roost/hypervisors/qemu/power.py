@@ -61,7 +61,7 @@ async def stop(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
     return f"the guest did not power down within {timeout_s:g} s; ended by {forced}"
 
 
-async def _ask_guest_agent(sessions: Sessions, vm: Vm) -> bool:
+async def _ask_guest_agent(_sessions: Sessions, vm: Vm) -> bool:
     if not vm.spec.guest_agent:
         return False
     try:
