@@ -124,6 +124,8 @@ class Creation:
             if start:
                 progress("starting", done, len(targets))
                 await self._lifecycle.start(target.id, progress)
+            elif target.status.state == "sleeping":
+                self._lifecycle.keep(target)
         return targets
 
     def _add_target(self, source: Entry, name: str) -> Entry:

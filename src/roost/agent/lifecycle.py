@@ -164,19 +164,24 @@ class Lifecycle:
             entry.update(state="warm" if on_tmpfs else "sleeping", reason=reason, sleep=report, wake=None)
             steps.reached("sleep:noted")
             self._node.tell(entry, "sleeping", f"{report.paused_ms:g} ms")
-        self._in_background(entry, self._make_durable)
+        self.keep(entry)
 
     async def _make_durable(self, entry: Entry) -> None:
         """After a sleep: fsync. A wake meanwhile cancels it, for then there is nothing to keep."""
-        report = entry.status.sleep
-        if report is None:
-            return
         started = time.monotonic()
         await self._node.backend(entry).make_durable(entry.vm)
+        report = entry.status.sleep
+        if report is None:  # a copy that has not run yet
+            return
         total = round(report.paused_ms + (time.monotonic() - started) * 1000, 1)
         safe = report.model_copy(update={"durable": True, "durable_ms": total})
         entry.update(state="sleeping", reason="", sleep=safe, durable=True)
         self._node.tell(entry, "durable", f"{total:g} ms")
+
+    def keep(self, entry: Entry) -> None:
+        """Begin to make what sleeps safe from a power loss, unless it is already."""
+        if entry.status.sleep is None or not entry.status.sleep.durable:
+            self._in_background(entry, self._make_durable)
 
     async def wake(self, ref: str, progress: Progress) -> None:
         async with self._node.working(ref, "wake") as entry:
@@ -245,6 +250,8 @@ class Lifecycle:
             info = await self.finish_revert(entry, name)
         if info.state == "running":
             await self.start(ref, progress)
+        elif info.memory:
+            self.keep(entry)
 
     async def finish_revert(self, entry: Entry, name: str) -> SnapshotInfo:
         """The part of a revert that is done again after a crash."""
@@ -305,8 +312,8 @@ class Lifecycle:
             wanted = self.sleep(entry.id, ignore)
         elif desired == "stopped" and state == "running":
             wanted = self.stop(entry.id, ignore, timeout_s=None, force=False)
-        elif state == "sleeping" and entry.status.sleep is not None and not entry.status.sleep.durable:
-            self._in_background(entry, self._make_durable)
+        elif self._asleep(entry) or state == "sleeping":
+            self.keep(entry)
         if wanted is not None:
             try:
                 await wanted

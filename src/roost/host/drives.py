@@ -76,22 +76,17 @@ class SeedIso:
 
     async def release(self) -> None:
         """Remove it: secrets when the VM has stopped or sleeps; the others can be made again at any time."""
-        self._path.unlink(missing_ok=True)
-        if (
-            self._drive.purpose == "secrets"
-            and self._path.parent.is_dir()
-            and not any(self._path.parent.iterdir())
-        ):
-            self._path.parent.rmdir()
+        if self._drive.purpose == "secrets":
+            remove_from_memory(self._path)
+        else:
+            self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
         image = iso_image(
             self._files, self._drive.label, mode=0o400 if self._drive.purpose == "secrets" else 0o444
         )
         if self._drive.purpose == "secrets":
-            _own_directory(self._path.parent.parent)
-            _own_directory(self._path.parent)
-            require_memory(self._path.parent)
+            make_memory_directory(self._path.parent)
         write_atomic(self._path, image, mode=0o600, durable=False)
         give(self._path, self._uid, 0o600)
 
@@ -177,6 +172,24 @@ def secrets_dir(home: Home, vm_id: str) -> Path:
         "this host has no place in memory for secrets: neither its run directory nor /dev/shm is a tmpfs",
         hint="mount -t tmpfs -o mode=1777,nosuid,nodev tmpfs /dev/shm",
     )
+
+
+def make_memory_directory(path: Path) -> None:
+    """A VM's own directory below `secrets_dir`'s root, for its secrets or its RAM. Idempotent.
+
+    Raises:
+        HostError: it is not in memory, or somebody else made it.
+    """
+    _own_directory(path.parent)
+    _own_directory(path)
+    require_memory(path)
+
+
+def remove_from_memory(path: Path) -> None:
+    """Remove a file of a VM's memory directory, and the directory with the last one. Idempotent."""
+    path.unlink(missing_ok=True)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def require_memory(path: Path) -> None:

@@ -57,6 +57,9 @@ class Resources:
         paths.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         if uid is not None:
             chown_tree(paths.run, uid)
+        for resource in self._plan.resources:
+            if isinstance(resource, RamResource) and Path(resource.path).parent != paths.state:
+                drives.make_memory_directory(Path(resource.path).parent)
 
     async def create(self) -> None:
         """Make what is kept while the VM is off. On failure the caller deletes the VM's directory."""

@@ -27,6 +27,7 @@ from roost.common.units import MIB, human_size
 from roost.errors import BackendError, ConflictError, OutcomeUnknown, StateError, StorageError, Unsupported
 from roost.host import ram
 from roost.host.copying import copy_file, sync
+from roost.host.drives import remove_from_memory
 from roost.host.facts import boot_id
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import devices
@@ -258,7 +259,7 @@ async def make_durable(sessions: Sessions, vm: Vm) -> None:
     durable = manifest.model_copy(update={"durable": True})
     write_json(manifest_path(vm.paths.state), durable.model_dump(mode="json"), mode=0o600)
     if backing is not None and Path(backing.path) != vm.paths.ram:
-        Path(backing.path).unlink(missing_ok=True)
+        remove_from_memory(Path(backing.path))
     steps.reached("sleep:durable")
 
 
@@ -317,6 +318,7 @@ async def wake(sessions: Sessions, vm: Vm) -> WakeReport:
     plan = sessions.accepted_plan(vm)
     backing = ram_resource(plan)
     if backing is not None and not Path(backing.path).exists():
+        sessions.resources(vm, plan).make_directories()
         await copy_file(vm.paths.ram, Path(backing.path), uid=vm.record.uid)
     foreign = {
         i: mac for i, mac in enumerate(vm.record.macs) if i < len(manifest.macs) and manifest.macs[i] != mac
@@ -415,6 +417,7 @@ async def _deleted(events: asyncio.Queue[tuple[str, dict[str, Any]]], device: st
 async def discard(sessions: Sessions, vm: Vm) -> None:
     """Throw the saved state away. Idempotent."""
     drop_state(vm.paths.state)
+    vm.paths.ram.unlink(missing_ok=True)
     backing = ram_resource(sessions.plan(vm))
-    for path in {vm.paths.ram, *([Path(backing.path)] if backing else [])}:
-        path.unlink(missing_ok=True)
+    if backing is not None and Path(backing.path) != vm.paths.ram:
+        remove_from_memory(Path(backing.path))

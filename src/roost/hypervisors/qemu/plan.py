@@ -60,19 +60,23 @@ def allocate_ports(vm: Vm) -> dict[str, int]:
     return ports
 
 
-def plan(vm: Vm, host: HostFacts, firmware: FirmwareImage | None, ram_dir: Path) -> Plan:
+def plan(vm: Vm, host: HostFacts, firmware: FirmwareImage | None, memory: Path | None) -> Plan:
     """The verdict on a VM, and what follows when it is accepted.
 
     Args:
         firmware: the one chosen for the spec among the host's, None when the host has none that fits or none is needed.
-        ram_dir: directory on tmpfs for guest RAM with that backing.
+        memory: the VM's directory on tmpfs, for RAM with that backing and for secrets; None where the host has no tmpfs.
     """
     refusals = _refusals(vm, host, firmware)
+    if memory is None and (
+        vm.spec.memory.backing == "tmpfs" or any(d.kind == "secrets" for d in vm.spec.drives)
+    ):
+        refusals.append("memory: this host has no tmpfs for RAM or secrets; mount one on /dev/shm")
     if refusals:
         return Plan(hypervisor="qemu", accepted=False, refusals=tuple(refusals))
     ports = allocate_ports(vm)
     slots = devices.Slots(devices.family_of(vm.record.machine), ports)
-    resources = _resources(vm, firmware, ram_dir)
+    resources = _resources(vm, firmware, memory or vm.paths.run)
     return Plan(
         hypervisor="qemu",
         accepted=True,
@@ -179,19 +183,19 @@ def _warnings(vm: Vm, host: HostFacts) -> list[str]:
     return warnings
 
 
-def _resources(vm: Vm, firmware: FirmwareImage | None, ram_dir: Path) -> tuple[Resource, ...]:
+def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Resource, ...]:
     paths = vm.paths
     resources: list[Resource] = [_disk_resource(vm, name, disk) for name, disk in vm.disks()]
     for drive in vm.spec.drives:
         if drive.kind == "data":
             resources.append(_data_drive(paths, drive.size))
         else:
-            resources.append(_seed(paths, drive.kind, ram_dir))
+            resources.append(_seed(paths, drive.kind, memory))
     if needs_seed(vm.spec):
         resources.append(SeedDrive(purpose="cidata", path=str(paths.state / "cidata.iso"), label="cidata"))
     if firmware is not None and firmware.vars_template:
         resources.append(NvramResource(path=str(paths.nvram), template=firmware.vars_template))
-    resources += _ram(vm, ram_dir)
+    resources += _ram(vm, memory)
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
         if nic.bridge is not None:
             resources.append(TapResource(name=tap_name(vm.id, index), bridge=nic.bridge, mac=mac))
@@ -239,15 +243,15 @@ def _data_drive(paths: VmPaths, size: int | None) -> DiskResource:
     )
 
 
-def _seed(paths: VmPaths, kind: Literal["config", "secrets"], ram_dir: Path) -> SeedDrive:
-    directory = ram_dir if kind == "secrets" else paths.state
+def _seed(paths: VmPaths, kind: Literal["config", "secrets"], memory: Path) -> SeedDrive:
+    directory = memory if kind == "secrets" else paths.state
     return SeedDrive(purpose=kind, path=str(directory / f"{kind}.iso"), label=f"roost-{kind}")
 
 
-def _ram(vm: Vm, ram_dir: Path) -> list[Resource]:
-    memory = vm.spec.memory
-    if memory.backing == "anonymous":
+def _ram(vm: Vm, memory: Path) -> list[Resource]:
+    wanted = vm.spec.memory
+    if wanted.backing == "anonymous":
         return []
-    on_disk = memory.backing == "disk"
-    path = vm.paths.ram if on_disk else ram_dir / "ram"
-    return [RamResource(path=str(path), size_bytes=memory.size // MIB * MIB, reserve=on_disk)]
+    on_disk = wanted.backing == "disk"
+    path = vm.paths.ram if on_disk else memory / "ram"
+    return [RamResource(path=str(path), size_bytes=wanted.size // MIB * MIB, reserve=on_disk)]

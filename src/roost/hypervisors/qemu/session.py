@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from roost.common.waiting import poll_until
-from roost.errors import ConnectError, RoostError, Unsupported
+from roost.errors import ConnectError, HostError, RoostError, Unsupported
 from roost.host import processes
 from roost.host.drives import secrets_dir
 from roost.host.firmware import choose_firmware
@@ -57,7 +57,7 @@ class Sessions:
                 firmware = choose_firmware(self.host.firmware, flavour, vm.record.machine)
             except Unsupported:
                 firmware = None  # the plan says so, with all other reasons
-        return planning.plan(vm, self.host, firmware, secrets_dir(vm.home, vm.id))
+        return planning.plan(vm, self.host, firmware, _memory_directory(vm))
 
     def accepted_plan(self, vm: Vm) -> Plan:
         """The plan of a VM.
@@ -154,6 +154,14 @@ class Sessions:
     def _tell(self, event: Event) -> None:
         for queue in self._subscribers:
             queue.put_nowait(event)
+
+
+def _memory_directory(vm: Vm) -> Path | None:
+    """Where RAM on tmpfs and secrets go; None on a host that has no such place."""
+    try:
+        return secrets_dir(vm.home, vm.id)
+    except HostError:
+        return None
 
 
 def remove_sockets(vm: Vm) -> None:
