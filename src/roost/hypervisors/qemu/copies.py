@@ -242,7 +242,9 @@ async def _instantiate_memory(
     await _copy(taken.directory / "state", vm.paths.device_state, vm.record.uid)
     backing = ram_resource(plan)
     if backing is not None and taken.ram is not None:
-        await copy_file(taken.ram, Path(backing.path), uid=vm.record.uid)
+        own_ram = Path(backing.path)
+        await copy_file(taken.ram, own_ram, uid=vm.record.uid)
+        await ram.RamFile(own_ram, backing.size_bytes, reserve=backing.reserve, uid=vm.record.uid).ensure()
         ram.write_mark(
             Path(backing.path), backing.size_bytes, ram.Mark(vm.id, generation, "saved"), durable=False
         )
