@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable
+from pathlib import Path
 
 from roost.agent.progress import Progress
 from roost.api.images import AddImage, BuildImage, ImageView, PullImage
@@ -41,7 +42,7 @@ class Images:
 
     async def add(self, request: AddImage, progress: Progress) -> ImageView:
         result = await add_image(
-            self._store, request.path, name=request.name, format=request.format, progress=progress
+            self._store, Path(request.path), name=request.name, format=request.format, progress=progress
         )
         return self._view(result.image, await self._names())
 
@@ -51,7 +52,7 @@ class Images:
             name=request.name,
             checksum=request.checksum,
             signature=request.signature,
-            keyring=request.keyring,
+            keyring=Path(request.keyring) if request.keyring else None,
             unverified=request.unverified,
         )
         result = await pull_image(self._store, order, progress=progress)
