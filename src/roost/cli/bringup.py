@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roost.cli.app import App
-from roost.common.files import read_json, write_json
+from roost.common.files import exclusive_lock, read_json, write_json
 from roost.common.paths import Home
-from roost.errors import HostError, UnreachableError
+from roost.errors import ConflictError, HostError, UnreachableError
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -25,6 +25,7 @@ T = TypeVar("T")
 UNIT = "roost-agent.service"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
+_SERVE = ("-m", "roost.cli.main", "agent", "serve")
 _POLL_S = 0.02
 _TAIL_LINES = 15
 
@@ -44,6 +45,7 @@ class Note:
         return not self.agent and not self.vms
 
     def keep(self) -> None:
+        _make_directory(self._path.parent)
         write_json(self._path, {"agent": self.agent, "vms": self.vms})
 
     def remove(self) -> None:
@@ -108,23 +110,38 @@ def stop_agent(app: App, note: Note) -> bool:
         os.kill(version["pid"], signal.SIGTERM)
     else:
         return False
-    if not _until(lambda: answering(app) is None, STOP_TIMEOUT_S):
+    if not _until(lambda: _is_free(app.home), STOP_TIMEOUT_S):
         raise HostError("the agent does not end", hint=f"see {app.home.state / 'agent.log'}")
     return True
 
 
+def _is_free(home: Home) -> bool:
+    """Whether no agent holds this home, so that the next one can have it."""
+    try:
+        with exclusive_lock(home.lock, holder="an agent"):
+            return True
+    except ConflictError:
+        return False
+
+
 def _launch(home: Home, log: Path) -> subprocess.Popen[bytes]:
     """An agent of its own session, whose output goes to `log`."""
-    home.state.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    _make_directory(home.state)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "roost.cli.main", "agent", "serve"],
+            [sys.executable, *_SERVE],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
+            env={**os.environ, "ROOST_HOME": str(home.state)} if os.environ.get("ROOST_HOME") else None,
             start_new_session=True,
         )
+
+
+def _make_directory(state: Path) -> None:
+    """The home's directory, with the permissions that the agent gives it."""
+    state.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
 
 
 def _systemctl() -> list[str] | None:

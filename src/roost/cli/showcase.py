@@ -151,7 +151,7 @@ def _show_off(show: _Show) -> None:
 
     def console_tail() -> tuple[str, None]:
         lines = plain(app.agent.guest.serial_log(NAME, lines=4))
-        return b"".join(lines).decode(errors="replace"), None
+        return b"".join(lines).replace(b"\r", b"").decode(errors="replace"), None
 
     exec_in_hello = f"roost vm exec {NAME} -- "
     show.run(exec_in_hello + "uname -a", inside(["uname", "-a"]))

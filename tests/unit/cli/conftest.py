@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +20,6 @@ from tests.unit.agent_stub import StubAgent, serving
 from tests.unit.cli.samples import NOW
 
 GOLDEN = Path(__file__).parents[2] / "data" / "cli"
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    with suppress(ValueError):  # another folder with such files has added it
-        parser.addoption("--regenerate", action="store_true", help="write the files of expected texts anew")
 
 
 @pytest.fixture
@@ -72,7 +66,7 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 
     def compare(name: str, text: str) -> None:
         path = GOLDEN / name
-        if request.config.getoption("--regenerate", False):
+        if request.config.getoption("--regenerate"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         assert path.exists(), "run: pytest tests/unit/cli --regenerate"

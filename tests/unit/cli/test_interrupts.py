@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -35,9 +34,12 @@ def followed(stub: StubAgent) -> Iterator[threading.Event]:
 def interrupted(followed: threading.Event, *arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-m", "roost.cli.main", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert followed.wait(30)
-        os.kill(process.pid, signal.SIGINT)
-        return process.wait(30), process.stderr.read() if process.stderr else ""
+        try:
+            assert followed.wait(30)
+            process.send_signal(signal.SIGINT)
+            return process.wait(30), process.stderr.read() if process.stderr else ""
+        finally:
+            process.kill()
 
 
 def test_an_operation_on_a_vm_goes_on(stub: StubAgent, followed: threading.Event) -> None:
