@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from roost.host.launcher import Launch, log_tail, trim_log, unit_arguments
+from roost.host.launcher import Launch, as_user, log_tail, trim_log, unit_arguments
 
 ORDER = Launch(
     name="roost-vm-abc",
@@ -18,12 +19,10 @@ ORDER = Launch(
 def test_a_system_unit_is_closed_but_for_what_the_vm_needs() -> None:
     arguments = unit_arguments(ORDER, user=False)
     for wanted in (
-        "User=700123",
-        "Group=700123",
         "DevicePolicy=closed",
         "DeviceAllow=/dev/null rw",
         "ProtectSystem=strict",
-        "ReadWritePaths=-/var/lib/roost/vms/abc",
+        'ReadWritePaths="-/var/lib/roost/vms/abc"',
         "MemoryMax=1073741824",
         "Before=roost-guests.service",
         "NoNewPrivileges=yes",
@@ -31,6 +30,14 @@ def test_a_system_unit_is_closed_but_for_what_the_vm_needs() -> None:
         assert f"--property={wanted}" in arguments
     assert "--unit=roost-vm-abc" in arguments
     assert not any("CPUWeight" in argument for argument in arguments)
+
+
+def test_the_vms_user_is_taken_on_by_number_and_keeps_no_right() -> None:
+    words = as_user(ORDER)
+    assert words[:4] == ("setpriv", "--reuid=700123", "--regid=700123", "--clear-groups")
+    assert "--bounding-set=-all" in words
+    assert words[-3:] == ("--", "qemu", "-S")
+    assert as_user(replace(ORDER, uid=None)) == ORDER.argv
 
 
 def test_a_user_unit_asks_for_nothing_that_needs_root() -> None:
@@ -57,4 +64,5 @@ def test_a_small_or_missing_log_is_left_alone(tmp_path: Path) -> None:
     log.write_text("a\nb\nc\n")
     trim_log(log)
     assert log_tail(log, 2) == "b\nc"
+    assert log_tail(log, since=2) == "b\nc"
     assert log_tail(tmp_path / "none") == ""
