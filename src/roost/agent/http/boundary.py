@@ -16,8 +16,8 @@ from roost.agent.http.errors import error_response, internal_error
 from roost.agent.metrics import Metrics
 from roost.errors import UnreachableError
 
-MAX_BODY_BYTES = 8 << 20
-"""A spec of 1 MiB, escaped by a wasteful JSON writer, fits; only uploads to guests are longer, and stream."""
+MAX_BODY_BYTES = 24 << 20
+"""The longest is a guest command's stdin: 16 MiB, as base64. Uploads to guests are longer, and stream."""
 
 
 CLIENT_LEFT = 499

@@ -17,7 +17,7 @@ from roost.agent.http.dependencies import Agent, VmName, make_router
 from roost.agent.http.errors import error_responses
 from roost.agent.http.services import Services
 from roost.api.types import ExecRequest, ExecResult
-from roost.consoles.logs import follow, tail
+from roost.consoles import logs
 from roost.errors import CommandRejected, InvalidSpec, Problem
 from roost.guest import GuestAgent
 
@@ -28,7 +28,13 @@ _LAST_WORDS_S = 0.5
 _ENDINGS = frozenset({"stopped", "deleted"})
 """Kinds of events after which a VM says nothing more."""
 _GUEST_ERRORS = error_responses(
-    "not_found", "wrong_state", "backend_rejected", "backend_protocol", "outcome_unknown", "backend_connect"
+    "not_found",
+    "wrong_state",
+    "unsupported",
+    "backend_rejected",
+    "backend_protocol",
+    "outcome_unknown",
+    "backend_connect",
 )
 
 GuestPath = Annotated[str, Query(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
@@ -135,7 +141,7 @@ async def guest_logs(
     path = agent.vms.serial_log(vm)
     if follow:
         return StreamingResponse(_followed(agent, vm, path, lines), media_type="text/plain")
-    return Response(await asyncio.to_thread(tail, path, lines=lines), media_type="text/plain")
+    return Response(await asyncio.to_thread(logs.tail, path, lines=lines), media_type="text/plain")
 
 
 async def _make_file(guest: GuestAgent, path: str, mode: str, vm: str) -> None:
@@ -146,7 +152,7 @@ async def _make_file(guest: GuestAgent, path: str, mode: str, vm: str) -> None:
 
 
 async def _followed(agent: Services, vm: str, path: Path, lines: int | None) -> AsyncIterator[bytes]:
-    pieces = follow(path, lines=lines)
+    pieces = logs.follow(path, lines=lines)
     ended = asyncio.create_task(_ended(agent, vm))
     piece: asyncio.Future[bytes] | None = None
     try:

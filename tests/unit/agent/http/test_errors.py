@@ -52,7 +52,7 @@ async def test_a_message_may_quote_what_utf8_cannot_hold(api: Api) -> None:
 
 
 async def test_a_body_over_the_limit_is_refused_while_it_comes(api: Api) -> None:
-    answer = await api.http.post("/v1/vms", json={"document": "x" * (9 << 20)})
+    answer = await api.http.post("/v1/vms", json={"document": "x" * (25 << 20)})
     assert (answer.status_code, error_of(answer)["code"]) == (413, "invalid_spec")
     assert (await api.http.get("/v1/version")).status_code == 200
 
