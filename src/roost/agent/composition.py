@@ -65,7 +65,10 @@ async def agent_services(home: Home) -> AsyncIterator[Services]:
     try:
         yield Services(home, vms, Images(images, vms.image_users), Host(home, facts), consoles, events)
     finally:
+        idle = not any(view.state in ("running", "warm") for view in vms.list())
         await vms.close()
+        if idle:  # nobody's console to hold; else it outlives us with the VMs
+            await consoles.stop()
 
 
 async def _launch_consoles(home: Home, facts: HostFacts, argv: Sequence[str]) -> None:

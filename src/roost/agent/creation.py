@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node
-from roost.agent.progress import Progress
+from roost.agent.progress import Progress, ignore
 from roost.agent.settling import derive_mac, new_id, new_record
 from roost.agent.store import Entry
 from roost.common import steps
@@ -119,14 +119,29 @@ class Creation:
                 for target in targets:
                     target.busy = ""
             steps.reached("clone:settled")
-        for done, target in enumerate(targets):
+        for target in targets:
             self._node.tell(target, "created", f"clone of {source.name}")
-            if start:
-                progress("starting", done, len(targets))
-                await self._lifecycle.start(target.id, progress)
-            elif target.status.state == "sleeping":
+            if not start and target.status.state == "sleeping":
                 self._lifecycle.keep(target)
+        if start:
+            await self._start_all(targets, progress)
         return targets
+
+    async def _start_all(self, targets: list[Entry], progress: Progress) -> None:
+        """Start (or wake) them, as many at once as the host has CPUs; the first error is raised when all were tried."""
+        places, done = asyncio.Semaphore(self._node.host.cpus), 0
+
+        async def start(target: Entry) -> None:
+            nonlocal done
+            async with places:
+                await self._lifecycle.start(target.id, ignore)
+            done += 1
+            progress("starting", done, len(targets))
+
+        outcomes = await asyncio.gather(*(start(target) for target in targets), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     def _add_target(self, source: Entry, name: str) -> Entry:
         vm_id = new_id()
