@@ -58,7 +58,7 @@ def install(app: App, user: bool, uninstall: bool) -> None:
     """Set this host up, so that the agent runs from its start on."""
     import asyncio
 
-    from roost.host import install as installer
+    from roost.host.install import install as set_up
+    from roost.host.install import uninstall as take_back
 
-    act = installer.uninstall if uninstall else installer.install
-    asyncio.run(act(app.home, user=user, say=click.echo))
+    asyncio.run((take_back if uninstall else set_up)(app.home, user=user, say=click.echo))

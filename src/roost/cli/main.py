@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
 from roost import __version__
 from roost.cli.app import App
-from roost.cli.errors import DONE, INTERRUPTED, from_click
+from roost.cli.errors import DONE, FAILED, INTERRUPTED, from_click
 from roost.cli.lazy import LazyGroup
 from roost.errors import HostError, RoostError
 
@@ -94,10 +95,16 @@ def run(app: App, arguments: list[str]) -> int:
     return status if isinstance(status, int) else DONE
 
 
-def main() -> int:
-    """The console script."""
-    return run(App(), sys.argv[1:])
+def main() -> NoReturn:
+    """The console script. It leaves without the interpreter's clearing up, which takes 12 ms and helps nobody."""
+    status = run(App(), sys.argv[1:])
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:  # what was printed did not arrive: the disk is full, or nobody reads any more
+        status = status or FAILED
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

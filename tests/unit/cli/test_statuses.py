@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +129,16 @@ def test_no_agent_is_a_failure_with_a_way_out(roost: Roost, monkeypatch: pytest.
 
     assert outcome.status == 1
     assert outcome.err == "error: no agent answers at /nonexistent/a.sock\n  start it: roost up\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.usefixtures("stub")
+def test_output_that_does_not_arrive_is_a_failure() -> None:
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "roost.cli.main", "--help"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+
+    assert ended.returncode == 1
 
 
 def test_help_is_no_failure(roost: Roost) -> None:
