@@ -59,7 +59,7 @@ async def vm_show(name: VmName, agent: Agent) -> VmView:
     "/{ref}/spec",
     response_model=VmSpec,
     responses={
-        200: {"content": {"application/yaml": {"schema": {"type": "string"}}}},
+        200: {"content": {"application/yaml": {"schema": {"type": "object"}}}},
         **error_responses("not_found"),
     },
 )
