@@ -23,8 +23,8 @@ from roost.host.commands import require_tool, run
 from roost.host.processes import ProcessHandle, adopt_child, handle_of
 
 SLICE = "roost.slice"
-GUESTS_UNIT = "roost-guests.service"
-"""Stops before the VMs' units do when the host goes down, so that it can shut them down in order."""
+ENDED_BEFORE = "roost-guests.service roost-agent.service"
+"""When the host goes down, the first empties it, and the agent ends before it could take stopped VMs for crashed."""
 LOG_LIMIT = 1 * MIB
 
 _ENVIRONMENT = {
@@ -139,7 +139,7 @@ def unit_arguments(order: Launch, *, user: bool) -> list[str]:
     Source: systemd.exec(5), systemd.kill(5), systemd.resource-control(5), version 252.
     """
     properties = [
-        f"Before={GUESTS_UNIT}",
+        f"Before={ENDED_BEFORE}",
         "KillMode=mixed",
         "TimeoutStopSec=30",
         "Restart=no",

@@ -24,7 +24,7 @@ def test_a_system_unit_is_closed_but_for_what_the_vm_needs() -> None:
         "ProtectSystem=strict",
         'ReadWritePaths="-/var/lib/roost/vms/abc"',
         "MemoryMax=1073741824",
-        "Before=roost-guests.service",
+        "Before=roost-guests.service roost-agent.service",
         "NoNewPrivileges=yes",
     ):
         assert f"--property={wanted}" in arguments
