@@ -116,13 +116,17 @@ class Operations:
     def running(self) -> list[Operation]:
         return [entry.view() for entry in self._entries.values() if entry.ended is None]
 
-    async def close(self, timeout_s: float) -> None:
-        """Take no more, cancel what runs and wait for it; what has not ended in time is named in the log."""
+    async def close(self, *, grace_s: float, timeout_s: float) -> None:
+        """Take no more; let what runs end within `grace_s`, then cancel it.
+
+        What has not ended `timeout_s` later is named in the log and left alone.
+        """
         self._closed = True
         tasks = {entry.task for entry in self._entries.values() if entry.task is not None}
-        for task in tasks:
-            task.cancel()
         if tasks:
+            _, late = await asyncio.wait(tasks, timeout=grace_s)
+            for task in late:
+                task.cancel()
             await asyncio.wait(tasks, timeout=timeout_s)
         for operation in self.running():
             _log.error(
@@ -157,8 +161,9 @@ class Operations:
             self._ended(view, seconds)
 
     def _forget_old(self) -> None:
-        """Drop ended operations that are too old or too many; the dictionary has them in the order they began."""
+        """Drop ended operations that are too old or too many, those first that ended first."""
         ended = [entry for entry in self._entries.values() if entry.ended is not None]
+        ended.sort(key=lambda entry: entry.ended_at)
         oldest = time.monotonic() - self._keep_s
         too_many = len(ended) - self._keep
         for index, entry in enumerate(ended):

@@ -4,7 +4,7 @@ Callers: `roost agent serve`. It composes what others offer and decides nothing 
 VMs are processes of their own, and the next agent finds them again.
 
 Stopping takes at most `STOP_LIMIT_S`, whatever hangs: event streams end at once, operations and then requests are
-cancelled when they do not end by themselves, and in the end the kernel's alarm clock ends the process.
+cancelled when they do not end by themselves soon, and in the end the kernel's alarm clock ends the process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from roost.errors import HostError
 GROUP = "roost"
 """Whoever is in this group may use a system-wide agent."""
 STOP_LIMIT_S = 20
-_OPERATIONS_STOP_S = 6.0
+_OPERATIONS_GRACE_S = 2.0
+"""A sleep or a wake takes a tenth of that: better ended than taken back."""
+_OPERATIONS_STOP_S = 5.0
 _REQUESTS_STOP_S = 3
 
 Build = Callable[[Home], AbstractAsyncContextManager[Services]]
@@ -106,7 +108,7 @@ async def serve(home: Home, services: Services, stop: asyncio.Event) -> None:
         notify("STOPPING=1")
         _log.info("agent stopping")
         services.events.close()
-        await services.operations.close(_OPERATIONS_STOP_S)
+        await services.operations.close(grace_s=_OPERATIONS_GRACE_S, timeout_s=_OPERATIONS_STOP_S)
 
     config = uvicorn.Config(
         create_app(services),

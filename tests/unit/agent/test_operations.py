@@ -145,6 +145,20 @@ async def test_only_so_many_ended_ones_are_remembered_and_every_running_one() ->
     await operations.wait(running.id, 5)
 
 
+async def test_a_long_one_that_has_just_ended_is_not_the_first_to_be_forgotten() -> None:
+    gate = asyncio.Event()
+
+    async def long(_progress: Progress) -> None:
+        await gate.wait()
+
+    operations = Operations(keep=1)
+    started = operations.start("vm.test", "long", long)
+    await operations.wait(operations.start("vm.test", "short", nothing).id, 5)
+    gate.set()
+    await operations.wait(started.id, 5)
+    assert [operation.target for operation in operations.all()] == ["long"]
+
+
 async def test_an_old_one_is_forgotten() -> None:
     operations = Operations(keep_s=0)
     started = operations.start("vm.test", "web", nothing)
@@ -157,10 +171,20 @@ async def test_an_old_one_is_forgotten() -> None:
 async def test_closing_cancels_what_runs_and_takes_no_more() -> None:
     operations = Operations()
     started = operations.start("vm.test", "web", forever)
-    await operations.close(5)
+    await operations.close(grace_s=0, timeout_s=5)
     assert operations.get(started.id).state == "cancelled"
     with pytest.raises(UnreachableError):
         operations.start("vm.test", "web", nothing)
+
+
+async def test_closing_lets_what_is_nearly_done_end() -> None:
+    async def short(progress: Progress) -> None:
+        await asyncio.sleep(0.01)
+
+    operations = Operations()
+    started = operations.start("vm.test", "web", short)
+    await operations.close(grace_s=5, timeout_s=0)
+    assert operations.get(started.id).state == "done"
 
 
 async def test_closing_does_not_wait_for_ever() -> None:
@@ -176,7 +200,7 @@ async def test_closing_does_not_wait_for_ever() -> None:
     operations = Operations()
     started = operations.start("vm.test", "web", stubborn)
     await asyncio.sleep(0)
-    await operations.close(0.01)
+    await operations.close(grace_s=0, timeout_s=0.01)
     assert operations.get(started.id).state == "running"
     gate.set()
     assert (await operations.wait(started.id, 5)).state == "done"

@@ -18,8 +18,6 @@ from roost.errors import UnreachableError
 
 MAX_BODY_BYTES = 24 << 20
 """The longest is a guest command's stdin: 16 MiB, as base64. Uploads to guests are longer, and stream."""
-
-
 CLIENT_LEFT = 499
 """Counted for a request whose client went away in the middle of its body; nobody sees it as an answer."""
 

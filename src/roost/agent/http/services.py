@@ -1,6 +1,6 @@
 """What the routes work with.
 
-Callers: `agent.server` builds it, `app` holds it, every route takes it as `dependencies.Agent`.
+Callers: `agent.composition` builds it, `app` holds it, every route takes it as `dependencies.Agent`.
 """
 
 from __future__ import annotations

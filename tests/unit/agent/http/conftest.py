@@ -15,9 +15,9 @@ import httpx
 import pytest
 import structlog
 
+from roost.agent import server
 from roost.agent.http.services import Services
 from roost.agent.progress import ignore
-from roost.agent.server import make_directories, serve
 from roost.common.paths import Home
 from roost.common.waiting import poll_until
 from roost.model.spec import VmSpec
@@ -97,19 +97,20 @@ def plain_logs() -> Iterator[None]:
 
 
 @pytest.fixture
-async def api() -> AsyncIterator[Api]:
+async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+    monkeypatch.setattr(server, "_OPERATIONS_GRACE_S", 0.05)
     with tempfile.TemporaryDirectory(prefix="roost-") as directory:
         home = Home(Path(directory), Path(directory) / "run")
-        make_directories(home)
+        server.make_directories(home)
         stop = asyncio.Event()
         async with fake_services(home) as services:
             assert isinstance(services.vms, FakeVms)
             assert isinstance(services.consoles, FakeConsoles)
-            server = asyncio.create_task(serve(home, services, stop))
+            serving = asyncio.create_task(server.serve(home, services, stop))
             transport = httpx.AsyncHTTPTransport(uds=str(home.agent_socket), verify=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
                 await until(home.agent_socket.exists)
-                yield Api(http, services, services.vms, services.consoles, stop, server)
+                yield Api(http, services, services.vms, services.consoles, stop, serving)
             services.vms.gate.set()
             stop.set()
-            await server
+            await serving
