@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from roost.common.units import format_size, parse_duration, parse_size
 
@@ -17,32 +29,29 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", value):
-        raise ValueError(
-            "a name is 1 to 63 lower-case letters, digits and inner hyphens, for it becomes a host name and a file name"
-        )
-    return value
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Marks a text that has one form; any other is refused with a sentence instead of a pattern."""
 
+    pattern: str
+    sentence: str
 
-def _disk_name(value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,19}", value):
-        raise ValueError(
-            "a disk's name is 1 to 20 lower-case letters, digits and hyphens, for it becomes its serial number"
-        )
-    return value
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "pattern": f"^(?:{self.pattern})$"}
 
-def _interface(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", value):
-        raise ValueError("an interface name has 1 to 15 letters, digits, dots, underscores and hyphens")
-    return value
+    def _check(self, value: str) -> str:
+        if re.fullmatch(self.pattern, value) is None:
+            raise ValueError(self.sentence)
+        return value
 
 
 def _path(value: str) -> str:
-    if "\0" in value or "\n" in value:
-        raise ValueError("a path cannot hold a line break or a zero byte")
-    if not PurePosixPath(value).is_absolute():
+    if not PurePosixPath(_text(value)).is_absolute():
         raise ValueError(
             "a path must be absolute here; with a file, relative paths start at that file's directory"
         )
@@ -59,19 +68,47 @@ def _mac(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    if any(ord(c) < 32 or ord(c) == 127 for c in value):
+    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
         raise ValueError("control characters and line breaks are not allowed here")
     return value
 
 
-_SIZE_SCHEMA = {"type": ["string", "integer"], "pattern": r"^\s*\d+(\.\d+)?\s*([kKmMgGtTpP]?(i?[bB])?)\s*$"}
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"a whole number is expected, not {str(value).lower()}")
+    return value
+
+
+_SIZE_SCHEMA = {
+    "type": ["string", "integer"],
+    "pattern": r"^\s*\d+(\.\d+)?\s*([kKmMgGtTpP]([iI]?[bB])?|[bB])?\s*$",
+}
 _DURATION_SCHEMA = {"type": ["string", "number"], "examples": ["30s", "2m", "1h30m"]}
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[
+    str,
+    Form(
+        r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
+        "a name is 1 to 63 lower-case letters, digits and inner hyphens, for it becomes a host name and a file name",
+    ),
+]
 """A name that can be a file, a host and a part of a URL."""
-DiskName = Annotated[str, AfterValidator(_disk_name)]
+DiskName = Annotated[
+    str,
+    Form(
+        r"(?!drive-|roost-)[a-z0-9][a-z0-9-]{0,19}",
+        "a disk's name is 1 to 20 lower-case letters, digits and hyphens, for it becomes its serial number; "
+        "drive- and roost- begin names of Roost's own",
+    ),
+]
 """A disk's name; virtio-blk serial numbers hold 20 bytes. Source: Virtio 1.2, 5.2.6."""
-InterfaceName = Annotated[str, AfterValidator(_interface)]
+InterfaceName = Annotated[
+    str,
+    Form(
+        r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}",
+        "an interface name has 1 to 15 letters, digits, dots, underscores and hyphens",
+    ),
+]
 """A network interface's name, at most IFNAMSIZ - 1 = 15 characters."""
 HostPath = Annotated[str, AfterValidator(_path)]
 """An absolute path on the host."""
@@ -79,6 +116,8 @@ MacAddress = Annotated[str, AfterValidator(_mac)]
 """A unicast MAC, normalised to lower case with colons."""
 Text = Annotated[str, AfterValidator(_text)]
 """One line without control characters."""
+Count = Annotated[int, BeforeValidator(_no_bool)]
+"""A whole number; `true` is none."""
 Size = Annotated[
     int,
     BeforeValidator(parse_size),

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from roost.common.units import GIB, MIB, TIB
-from roost.model.base import DiskName, HostPath, InterfaceName, MacAddress, Model, Name, Seconds, Size, Text
+from roost.model.base import (
+    Count,
+    DiskName,
+    Form,
+    HostPath,
+    InterfaceName,
+    MacAddress,
+    Model,
+    Name,
+    Seconds,
+    Size,
+    Text,
+)
 
 HypervisorName = Literal["auto", "qemu", "libvirt", "cloud-hypervisor", "firecracker"]
 Firmware = Literal["bios", "uefi", "uefi-secure", "direct"]
@@ -21,8 +34,34 @@ DiskBus = Literal["virtio", "scsi", "sata", "ide", "nvme", "usb"]
 NicModel = Literal["virtio", "e1000e", "e1000", "rtl8139"]
 
 _FORWARD = re.compile(
-    r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[0-9.]+):)?(?P<outer>\d+):(?P<inner>\d+)(?:/(?P<protocol>tcp|udp))?"
+    r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[0-9.]+):)?(?P<outer>\d{1,6}):(?P<inner>\d{1,6})(?:/(?P<protocol>tcp|udp))?",
+    re.ASCII,
 )
+
+LabelKey = Annotated[
+    str,
+    Form(
+        r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}",
+        "a label's key is 1 to 63 letters, digits, dots, underscores, slashes and hyphens, the first a letter or digit",
+    ),
+]
+MachineType = Annotated[
+    str, Form(r"[a-z0-9][a-z0-9.+-]{0,40}", "a machine type is q35, pc, microvm, or a versioned one of them")
+]
+Login = Annotated[
+    str,
+    Form(r"[a-z_][a-z0-9_-]{0,31}", "a login is 1 to 32 lower-case letters, digits, underscores and hyphens"),
+]
+PciAddress = Annotated[
+    str, Form(r"([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]", "a PCI address has the form 0000:01:00.0")
+]
+UsbAddress = Annotated[
+    str,
+    Form(
+        r"[0-9a-f]{4}:[0-9a-f]{4}|[0-9]{1,3}\.[0-9]{1,3}",
+        "give vendor:product such as 046d:c52b, or bus.address such as '1.4' (in quotes, for it looks like a number)",
+    ),
+]
 
 
 class MemorySpec(Model):
@@ -41,8 +80,8 @@ class Forward(Model):
 
     host: str = "127.0.0.1"
     """Address of the host to listen on; 0.0.0.0 listens on all."""
-    host_port: Annotated[int, Field(ge=1, le=65535)]
-    guest_port: Annotated[int, Field(ge=1, le=65535)]
+    host_port: Annotated[Count, Field(ge=1, le=65535)]
+    guest_port: Annotated[Count, Field(ge=1, le=65535)]
     protocol: Literal["tcp", "udp"] = "tcp"
 
     @model_validator(mode="before")
@@ -135,8 +174,12 @@ class NicSpec(Model):
 
     @field_validator("ip")
     @classmethod
-    def _ip_is_an_address(cls, value: str | None) -> str | None:
-        return None if value is None else str(ipaddress.ip_interface(value))
+    def _ip_is_an_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if "/" not in value and info.data.get("bridge"):
+            raise ValueError("on a bridge an address needs its prefix length, such as 192.168.1.20/24")
+        return str(ipaddress.ip_interface(value))
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -205,9 +248,9 @@ class DriveSpec(Model):
 class DeviceSpec(Model):
     """A device of the host, handed to the guest."""
 
-    pci: Annotated[str, Field(pattern=r"^([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$")] | None = None
+    pci: PciAddress | None = None
     """PCI address such as `0000:01:00.0`."""
-    usb: Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$|^\d{1,3}\.\d{1,3}$")] | None = None
+    usb: UsbAddress | None = None
     """USB vendor:product such as `046d:c52b`, or bus.address such as `1.4`."""
 
     @model_validator(mode="after")
@@ -223,20 +266,18 @@ class VmSpec(Model):
     name: Name
     """Unique on its host."""
     description: Text = ""
-    labels: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")], Text] = Field(
-        default_factory=dict
-    )
+    labels: dict[LabelKey, Text] = Field(default_factory=dict)
     """For people and selectors; Roost gives them no meaning."""
     hypervisor: HypervisorName = "auto"
     """`auto` takes the first one that accepts this spec, in the host's configured order."""
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     """`auto` is KVM when a guest was seen to run under it on this host, else software emulation (TCG)."""
-    cpus: Annotated[int, Field(ge=1, le=512)] = 1
+    cpus: Annotated[Count, Field(ge=1, le=512)] = 1
     cpu: Text | None = None
     """CPU model as the hypervisor names it. None picks a named model once, when the VM is created."""
     memory: MemorySpec = MemorySpec(size=512 * MIB)
     """A size, or a mapping with size and backing."""
-    machine: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,40}$")] = "q35"
+    machine: MachineType = "q35"
     """Machine type: `q35`, `pc`, `microvm`, or a versioned one. It is pinned to a version when the VM is created."""
     image: Text | None = None
     """What to boot. A disk image becomes the first disk, `root`; a kernel image is booted directly."""
@@ -258,12 +299,13 @@ class VmSpec(Model):
     guest_agent: bool = True
     """A channel for the QEMU guest agent; what needs it (exec, cp, clock) says so when the guest runs none."""
     cloud_init: CloudInitSpec | None = None
-    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] | None = None
+    user: Login | None = None
     """First login, made by cloud-init; None is the image's default user."""
     ssh_keys: tuple[Text, ...] = ()
     """Public keys for the first login."""
     password: Text | None = None
-    """One-time password of the first login, to be changed there; kept only as a hash. `random` makes one and shows it once."""
+    """One-time password of the first login, to be changed there; kept only as a hash. `random` makes one and shows it
+    once."""
     drives: tuple[DriveSpec, ...] = ()
     devices: tuple[DeviceSpec, ...] = ()
     shutdown_timeout: Annotated[Seconds, Field(gt=0, le=86400)] = 60.0
@@ -271,7 +313,7 @@ class VmSpec(Model):
     on_host_shutdown: Literal["shutdown", "sleep"] = "shutdown"
     autostart: bool = False
     """Start (or wake) it when the host has booted."""
-    start_order: Annotated[int, Field(ge=0, le=9999)] = 100
+    start_order: Annotated[Count, Field(ge=0, le=9999)] = 100
     """Autostart goes from low to high; VMs with the same number start together, and stop in the reverse order."""
     start_delay: Annotated[Seconds, Field(le=3600)] = 0.0
     """How long autostart waits after this VM before it goes on to the next."""
@@ -281,7 +323,7 @@ class VmSpec(Model):
     @field_validator("memory", mode="before")
     @classmethod
     def _plain_memory(cls, value: Any) -> Any:
-        return {"size": value} if isinstance(value, (str, int)) else value
+        return value if isinstance(value, dict | MemorySpec) else {"size": value}
 
     @field_validator("ssh_keys")
     @classmethod
@@ -293,31 +335,42 @@ class VmSpec(Model):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.kernel and self.image:
-            raise ValueError("give either image or kernel, not both; more disks go under disks")
-        if self.firmware == "direct" and not (self.kernel or self.image):
-            raise ValueError("firmware: direct needs a kernel (or a kernel image)")
-        if self.firmware not in (None, "direct") and self.kernel:
-            raise ValueError(f"firmware: {self.firmware} boots from disk; a kernel needs firmware: direct")
-        if self.initrd and not self.kernel:
-            raise ValueError("initrd needs a kernel beside it")
-        if self.disk_size is not None and not self.image:
-            raise ValueError("disk_size belongs to image; give each disk its own size under disks")
-        if self.memory.size > 512 * GIB and self.memory.backing == "tmpfs":
-            raise ValueError("memory on tmpfs is limited to 512 GiB")
-        names = [name for name, _ in self.named_disks()]
-        if len(set(names)) != len(names):
-            raise ValueError("two disks have the same name")
-        macs = [nic.mac for nic in self.nics if nic.mac]
-        if len(set(macs)) != len(macs):
-            raise ValueError("two NICs have the same MAC address")
-        kinds = [drive.kind for drive in self.drives]
-        if len(set(kinds)) != len(kinds):
-            raise ValueError("at most one drive of each kind")
-        ports = [(f.host, f.host_port, f.protocol) for nic in self.nics for f in nic.forwards]
-        if len(set(ports)) != len(ports):
-            raise ValueError("two forwards listen on the same port of the host")
+        conflicts = [*self._boot_conflicts(), *self._doubles()]
+        if conflicts:
+            raise ValueError("; ".join(conflicts))
         return self
+
+    def _boot_conflicts(self) -> Iterator[str]:
+        if self.kernel and self.image:
+            yield "give either image or kernel, not both; more disks go under disks"
+        if self.firmware == "direct" and not (self.kernel or self.image):
+            yield "firmware: direct needs a kernel (or a kernel image)"
+        if self.firmware not in (None, "direct") and self.kernel:
+            yield f"firmware: {self.firmware} boots from disk; a kernel needs firmware: direct"
+        if self.initrd and not self.kernel:
+            yield "initrd needs a kernel beside it"
+        if self.cmdline and not (self.kernel or self.image):
+            yield "cmdline needs a kernel (or a kernel image) to be handed to"
+        if self.disk_size is not None and not self.image:
+            yield "disk_size belongs to image; give each disk its own size under disks"
+        if self.memory.size > 512 * GIB and self.memory.backing == "tmpfs":
+            yield "memory on tmpfs is limited to 512 GiB"
+
+    def _doubles(self) -> Iterator[str]:
+        names = [name for name, _ in self.named_disks()]
+        if self.image and "root" in names:
+            yield "the disk root is made from image; give the other one another name"
+        for sentence, values in (
+            ("two disks have the same name", names),
+            ("two NICs have the same MAC address", [nic.mac for nic in self.nics if nic.mac]),
+            ("at most one drive of each kind", [drive.kind for drive in self.drives]),
+            (
+                "two forwards listen on the same port of the host",
+                [(f.host, f.host_port, f.protocol) for nic in self.nics for f in nic.forwards],
+            ),
+        ):
+            if len(set(values)) != len(values):
+                yield sentence
 
     @property
     def is_direct(self) -> bool:

@@ -58,7 +58,8 @@ class VmRecord(Model):
     image: ImageUse | None = None
     """The image that the spec's `image` named at creation."""
     ports: dict[str, int] = Field(default_factory=dict)
-    """PCIe root port of each pluggable device by its id, such as `disk-root` or `nic0`: device state finds them there."""
+    """PCIe root port of each pluggable device by its id, such as `disk-root` or `nic0`: device state finds them
+    there."""
     disk_images: dict[str, str] = Field(default_factory=dict)
     """Disk name to full id of the image it stands on."""
     parent: str | None = None
