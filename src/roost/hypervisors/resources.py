@@ -16,9 +16,9 @@ from roost.errors import RoostError
 from roost.host import drives
 from roost.host.disks import DiskFile
 from roost.host.drives import SeedIso
+from roost.host.external import ExternalFile
 from roost.host.firmware import NvramFile
 from roost.host.layers import settle_overlays
-from roost.host.locks import ensure_unlocked
 from roost.host.network.tap import Tap
 from roost.host.ram import RamFile
 from roost.host.sandbox import chown_tree
@@ -92,9 +92,17 @@ class Resources:
 
     async def ensure_disk(self, name: str) -> None:
         """Make one disk of the plan, for hotplug."""
-        for resource in self._plan.resources:
-            if isinstance(resource, DiskResource | ExternalDisk) and resource.name == name:
-                await self._ensure(resource)
+        for resource in self._disks(name):
+            await self._ensure(resource)
+
+    async def release_disk(self, name: str) -> None:
+        """Give back what one disk has only while it is plugged in."""
+        for resource in self._disks(name):
+            await self._release(resource)
+
+    def _disks(self, name: str) -> list[DiskResource | ExternalDisk]:
+        disks = [r for r in self._plan.resources if isinstance(r, DiskResource | ExternalDisk)]
+        return [disk for disk in disks if disk.name == name]
 
     async def ensure_tap(self, mac: str) -> None:
         """Make the tap of the NIC with this MAC, if it has one, for hotplug."""
@@ -131,7 +139,7 @@ class Resources:
             case DiskResource():
                 await DiskFile(resource, uid=uid, layers=self._vm.home.layers).ensure()
             case ExternalDisk():
-                await ensure_unlocked(Path(resource.path))
+                await ExternalFile(resource, uid).ensure()
             case NvramResource():
                 await NvramFile(resource, uid).ensure()
             case RamResource():
@@ -149,6 +157,8 @@ class Resources:
         match resource:
             case TpmResource():
                 await self._tpm(resource).release()
+            case ExternalDisk():
+                await ExternalFile(resource, self._vm.record.uid).release()
             case TapResource():
                 await Tap(resource, self._vm.record.uid).release()
             case SeedDrive(purpose="secrets"):

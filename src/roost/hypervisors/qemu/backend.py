@@ -240,10 +240,16 @@ class QemuHypervisor:
 
     async def attach_disk(self, vm: Vm, name: str) -> None:
         hotplug.refuse_without_hotplug(vm, "disk")
-        await self._sessions.resources(vm).ensure_disk(name)
+        resources = self._sessions.resources(vm)
+        await resources.ensure_disk(name)
         monitor = await self._sessions.monitor(vm)
-        if not await hotplug.nodes_of(monitor, devices.disk_id(name)):
+        if await hotplug.nodes_of(monitor, devices.disk_id(name)):
+            return
+        try:
             await hotplug.plug(monitor, hotplug.disk_attachment(self._sessions, vm, name))
+        except RoostError:
+            await resources.release_disk(name)
+            raise
 
     async def detach_disk(self, vm: Vm, name: str) -> None:
         monitor = await self._sessions.monitor(vm)
@@ -251,6 +257,7 @@ class QemuHypervisor:
         await hotplug.unplug(monitor, vm, devices.disk_id(name))
         for node in nodes:
             await monitor.execute("blockdev-del", {"node-name": node})
+        await self._sessions.resources(vm).release_disk(name)
 
     async def resize_disk(self, vm: Vm, name: str, size_bytes: int) -> None:
         resource = self._disk_resource(vm, name)

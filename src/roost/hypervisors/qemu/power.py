@@ -6,19 +6,25 @@ Callers: `backend`.
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from roost.common import steps
-from roost.errors import CommandRejected, RoostError
+from roost.errors import BackendError, CommandRejected, RoostError
 from roost.guest import GuestAgent
 from roost.host import processes
+from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import process
 from roost.hypervisors.qemu.session import Sessions, end_process, remove_sockets
 
 GUEST_AGENT_SHUTDOWN_S = 3.0
 """How long the guest agent has to take the request before ACPI is tried."""
+STATUS_TIMEOUT_S = 5.0
+"""How long QEMU has to say what it does; one that hangs is not asked to do anything."""
+TERM_TIMEOUT_S = 5.0
+"""From SIGTERM, on which QEMU flushes its disks, to SIGKILL."""
 
 
 async def start(sessions: Sessions, vm: Vm, before_run: Callable[[], Awaitable[None]]) -> None:
@@ -42,23 +48,38 @@ async def stop(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
     handle = process.find(vm, thorough=True)
     if handle is None:
         return "was not running"
+    try:
+        how = await _power_down(sessions, vm, timeout_s)
+        complaint = f"the guest did not power down within {timeout_s:g} s"
+    except BackendError as error:  # QEMU itself hangs, so nobody is left who could be asked
+        how, complaint = "", error.message
+    if not how:
+        how = f"{complaint}; ended by {await _end(handle)}"
+    await release(sessions, vm)
+    return how
+
+
+async def _power_down(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
+    """Ask in every way there is; how the guest went off, empty when it did not."""
     monitor = await sessions.monitor(vm)
     with monitor.listen() as events:
-        status = await monitor.execute("query-status")
-        if status["status"] != "shutdown":
-            if not status["running"]:
-                await monitor.execute("cont")  # a paused guest hears no power button
-            for way, share in ((_ask_guest_agent, 1 / 3), (_press_button, 2 / 3)):
-                if await _powers_off(way(sessions, vm), events, timeout_s * share):
-                    await release(sessions, vm)
-                    return f"the guest powered down ({_WAYS[way]})"
-        else:
-            await release(sessions, vm)
+        status = await monitor.execute("query-status", timeout_s=STATUS_TIMEOUT_S)
+        if status["status"] == "shutdown":
             return "the guest had powered down"
-    await processes.terminate(handle, 5.0)
-    forced = "SIGTERM" if not processes.is_alive(handle) else "SIGKILL"
-    await release(sessions, vm)
-    return f"the guest did not power down within {timeout_s:g} s; ended by {forced}"
+        if not status["running"]:
+            await monitor.execute("cont")  # a paused guest hears no power button
+        for way, share in ((_ask_guest_agent, 1 / 3), (_press_button, 2 / 3)):
+            if await _powers_off(way(sessions, vm), events, timeout_s * share):
+                return f"the guest powered down ({_WAYS[way]})"
+    return ""
+
+
+async def _end(handle: ProcessHandle) -> str:
+    """End a process; the signal that it took."""
+    if processes.send_signal(handle, signal.SIGTERM) and not await processes.wait_gone(handle, TERM_TIMEOUT_S):
+        await processes.kill(handle)
+        return "SIGKILL"
+    return "SIGTERM"
 
 
 async def _ask_guest_agent(_sessions: Sessions, vm: Vm) -> bool:

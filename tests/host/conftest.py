@@ -1,0 +1,112 @@
+"""The ladder that tests of real VMs climb: `tiny` → `house` → `stopped_vm` → `running_vm` → `ready_vm` → `sleeping_vm`.
+
+A house is one Roost: a home, its agent as a process of its own, and a client (see `agent.support`). `house` is shared by
+the tests of a module, so that each costs only its VMs; a test that kills the agent, damages files or fills the disk takes
+`own_house`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roost.common.files import write_json
+from roost.common.paths import Home
+from roost.images import ImageStore, build_image
+from tests.host.agent.support import House, new_root
+
+CACHE = Path(__file__).parents[2] / ".cache" / "roost-tests"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """The directory of the image `tiny`: a kernel and an initrd with a guest agent, up in 3 s without KVM.
+
+    Built when its recipe or its packages have changed, and kept for the next run below `$ROOST_TEST_CACHE`, or `.cache` of
+    the checkout. Only read it; `furnished` puts it into a home.
+    """
+    if shutil.which("qemu-system-x86_64") is None:
+        pytest.skip("needs qemu-system-x86_64")
+    cache = Path(os.environ.get("ROOST_TEST_CACHE") or CACHE).absolute()
+    home = Home(cache, cache / "run")
+    home.cache.mkdir(parents=True, exist_ok=True)
+    store = ImageStore(home)
+    return store.directory(asyncio.run(build_image(store, "tiny", name="tiny")).image.id)
+
+
+def furnished(root: Path, tiny: Path) -> House:
+    """A house that has the image `tiny`, sharing its blocks with the cache where both are on one filesystem."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+
+    images = root / "images"
+    shutil.copytree(tiny, images / tiny.name, copy_function=link)
+    write_json(images / "names.json", {"tiny": tiny.name})
+    return House(root, {"image": "tiny"})
+
+
+@pytest.fixture(scope="module")
+def house(tiny: Path) -> Iterator[House]:
+    """A house whose agent serves, shared by the module: leave it serving, and leave no VM of a fixed name behind."""
+    with new_root() as root:
+        house = furnished(root, tiny)
+        house.serve()
+        yield house
+        house.close()
+
+
+@pytest.fixture
+def own_house(tiny: Path) -> Iterator[House]:
+    """A house for one test, whose agent does not serve yet: `own_house.serve()`."""
+    with new_root() as root:
+        house = furnished(root, tiny)
+        yield house
+        house.close()
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test's VM has."""
+    return f"vm{next(_numbers)}"
+
+
+@pytest.fixture
+def stopped_vm(house: House, name: str) -> Iterator[str]:
+    """A VM with one disk, `data`, created and never started. The caller starts it; it is deleted with its disks."""
+    house.create(name, disks=[{"name": "data", "size": "64MiB"}])
+    yield name
+    if name in house.names():
+        house.delete(name)
+
+
+@pytest.fixture
+def running_vm(house: House, stopped_vm: str) -> str:
+    """Its vCPUs run; the caller waits for whatever in the guest it needs."""
+    house.start(stopped_vm)
+    return stopped_vm
+
+
+@pytest.fixture
+def ready_vm(house: House, running_vm: str) -> str:
+    """Its guest agent answers, and `/tmp/nonce` holds what only its memory knows."""
+    house.wait(running_vm, "ready")
+    house.sh(running_vm, f"echo nonce-of-{running_vm} > /tmp/nonce")
+    return running_vm
+
+
+@pytest.fixture
+def sleeping_vm(house: House, ready_vm: str) -> str:
+    """Asleep, durably; `/tmp/nonce` is in its saved memory. The caller wakes it."""
+    house.sleep(ready_vm)
+    return ready_vm
