@@ -18,7 +18,7 @@ from roost.common.clock import timestamp
 from roost.common.log import get_logger
 from roost.common.paths import Home
 from roost.consoles.client import ConsoleClient
-from roost.errors import ConflictError, NotFoundError, RoostError, StateError
+from roost.errors import ConflictError, NotFoundError, RoostError, SpecError, StateError
 from roost.host.facts import boot_id
 from roost.host.layers import sweep_layers
 from roost.hypervisors.base import Hypervisor
@@ -27,6 +27,10 @@ from roost.model.host import HostFacts
 from roost.model.vm import Transition, VmState
 
 log = get_logger(__name__)
+
+
+REFUSALS = (SpecError, StateError, ConflictError, NotFoundError)
+"""Errors that say no before anything was done."""
 
 
 @dataclass(slots=True)
@@ -65,7 +69,8 @@ class Node:
     async def working(self, ref: str, operation: str, **detail: str) -> AsyncIterator[Entry]:
         """Have a VM for one operation: its intent is on disk before the block, and its outcome after it.
 
-        When the block fails or is cancelled, the VM is observed, and its status says what is really there.
+        When the block refuses, nothing has changed, and the status is what it was. When it fails or is cancelled, the VM
+        is observed, and its status says what is really there.
 
         Raises:
             ConflictError: another operation is under way.
@@ -78,10 +83,15 @@ class Node:
         entry.busy = operation
         try:
             await cancel_background(entry)
+            before = entry.status
             transition = Transition(operation=operation, started=timestamp(), detail=detail)
             entry.update(transition=transition, boot_id=self.boot_id)
             try:
                 yield entry
+            except REFUSALS:
+                entry.status = before
+                entry.update()
+                raise
             except BaseException as error:
                 await asyncio.shield(self.settle(entry, str(error) or type(error).__name__))
                 raise

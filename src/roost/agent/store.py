@@ -25,6 +25,9 @@ from roost.model.vm import Transition, VmRecord, VmStatus
 
 log = get_logger(__name__)
 
+_MODE = 0o600
+"""User data may hold what is nobody else's business."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -71,15 +74,15 @@ class Entry:
         if "state" in changes and changes["state"] != self.status.state:
             changes.setdefault("since", timestamp())
         self.status = self.status.model_copy(update=changes)
-        write_json(self.paths.status, self.status.model_dump(mode="json"), durable=durable)
+        write_json(self.paths.status, self.status.model_dump(mode="json"), mode=_MODE, durable=durable)
 
     def save_spec(self) -> None:
         """Write what is wanted, and what is applied, durably."""
-        write_json(self.paths.spec, _document(self.spec))
-        write_json(self.paths.applied, _document(self.applied))
+        write_json(self.paths.spec, _document(self.spec), mode=_MODE)
+        write_json(self.paths.applied, _document(self.applied), mode=_MODE)
 
     def save_record(self) -> None:
-        write_json(self.paths.record, self.record.model_dump(mode="json"))
+        write_json(self.paths.record, self.record.model_dump(mode="json"), mode=_MODE)
 
 
 def _document(spec: VmSpec) -> Any:

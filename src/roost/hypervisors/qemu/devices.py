@@ -106,7 +106,8 @@ def block_node(
     """A block node `node` on a file or block device, with the cache mode of `disk`."""
     direct, no_flush, _ = _CACHE[disk.cache if disk else "writeback"]
     cache = {"direct": direct, "no-flush": no_flush}
-    driver = "host_device" if path.startswith("/dev/") else "file"
+    is_device = path.startswith("/dev/") and not path.startswith("/dev/shm/")  # noqa: S108
+    driver = "host_device" if is_device else "file"
     return {
         "driver": format,
         "node-name": node,

@@ -7,6 +7,7 @@ it wrote that file, the process is found by the monitor socket on its command li
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from roost.common.files import read_json, write_json
@@ -18,6 +19,10 @@ from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.model.host import HostFacts
 from roost.model.plan import Plan, TapResource
+
+
+_PREAMBLE = re.compile(r"^(\d{4}-\S+Z )?(\S*qemu\S*: )?(-\S+ (\{.*\}|\S+): )?")
+"""What QEMU puts before its own words: `-msg`'s time, the program's name, the option it is about."""
 
 
 async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] = ()) -> ProcessHandle:
@@ -85,8 +90,7 @@ def _belongs(pid: int, vm: Vm) -> bool:
 def early_death(vm: Vm, handle: ProcessHandle) -> BackendError:
     """Why QEMU ended before it could be used, in its own last words."""
     last = log_tail(vm.paths.process_log, 1) or "it wrote nothing"
-    if last.startswith("20") and ": " in last:
-        last = last.split(": ", 1)[1]  # without -msg's time and the program's name
+    last = _PREAMBLE.sub("", last)
     return BackendError(
         f"QEMU of {vm.spec.name} ended at once: {last}",
         backend="qemu",
