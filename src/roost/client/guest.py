@@ -60,10 +60,9 @@ class Guest:
     def read_file(self, ref: str, path: str) -> AbstractContextManager[Stream]:
         return self._transport.stream(path_of("vms", ref, "files"), query={"path": path})
 
-    def write_file(self, ref: str, path: str, chunks: Iterable[bytes], *, mode: str | None = None) -> None:
-        """Replace what is in the file. `mode` (octal, such as `600`) is set before anything is in it."""
-        query = {"path": path, "mode": mode}
-        self._transport.upload("PUT", path_of("vms", ref, "files"), chunks, query=query)
+    def write_file(self, ref: str, path: str, chunks: Iterable[bytes]) -> None:
+        """Replace what is in the file; its permissions stay, and a new one has the guest's default."""
+        self._transport.upload("PUT", path_of("vms", ref, "files"), chunks, query={"path": path})
 
     def screenshot(self, ref: str) -> bytes:
         """A PNG."""

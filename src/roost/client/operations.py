@@ -27,8 +27,8 @@ class Operation:
 
     @property
     def title(self) -> str:
-        """Such as `vm.start of web`."""
-        return f"{self.document['kind']} of {self.document['target']}"
+        """Such as `start of web`."""
+        return f"{self.document['kind'].partition('.')[2]} of {self.document['target']}"
 
     @property
     def running(self) -> bool:

@@ -46,7 +46,7 @@ def test_an_operation_on_a_vm_goes_on(stub: StubAgent, followed: threading.Event
     status, said = interrupted(followed, "vm", "stop", "web")
 
     assert status == 130
-    assert said == "\nvm.stop of web goes on in the agent; watch it: roost vm events\n"
+    assert said == "\nstop of web goes on in the agent; watch it: roost vm events\n"
     assert [request.method for request in stub.asked] == ["POST", "GET"]
 
 
@@ -54,5 +54,5 @@ def test_the_making_of_an_image_is_taken_back(stub: StubAgent, followed: threadi
     status, said = interrupted(followed, "image", "build", "tiny")
 
     assert status == 130
-    assert said == "\nimage.build of tiny is cancelled\n"
+    assert said == "\nbuild of tiny is cancelled\n"
     assert [request.method for request in stub.asked] == ["POST", "GET", "DELETE"]

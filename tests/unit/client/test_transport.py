@@ -116,9 +116,9 @@ def test_an_agent_that_hangs_is_given_up(stub: StubAgent) -> None:
 def test_an_upload_is_streamed(stub: StubAgent, agent: Agent) -> None:
     stub.on("PUT", "/v1/vms/web/files", Answer(None, 204))
 
-    agent.guest.write_file("web", "/tmp/a b", (bytes([n]) * 1000 for n in range(3)), mode="600")
+    agent.guest.write_file("web", "/tmp/a b", (bytes([n]) * 1000 for n in range(3)))
 
-    assert stub.asked[0].query == {"path": ["/tmp/a b"], "mode": ["600"]}
+    assert stub.asked[0].query == {"path": ["/tmp/a b"]}
     assert stub.asked[0].body == b"\0" * 1000 + b"\1" * 1000 + b"\2" * 1000
 
 

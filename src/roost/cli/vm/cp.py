@@ -12,6 +12,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -90,8 +91,9 @@ class _Copy:
         elif source.exists():
             if target.endswith("/") or self._is_directory(target):
                 target = posixpath.join(target, source.name)
+            self._make(target, source.stat().st_mode & 0o755)
             with source.open("rb") as file:
-                self._send(file, target, mode=_worth_setting(source))
+                self._send(file, target)
         else:
             raise NotFoundError(f"there is no {source} here")
         return []
@@ -118,7 +120,8 @@ class _Copy:
             archive.seek(0)
             room = self._room()
             try:
-                self._send(archive, room, mode="600")
+                self._make(room, 0o600)
+                self._send(archive, room)
                 self._progress.update("unpacking")
                 self._shell(_UNPACK, target.rstrip("/") or "/", source.resolve().name, room)
             finally:
@@ -156,9 +159,14 @@ class _Copy:
             raise RoostError(f"{self._vm} cannot copy this: {said}", hint=hint)
         return ran.stdout
 
-    def _send(self, file: IO[bytes], path: str, *, mode: str | None) -> None:
+    def _make(self, path: str, mode: int) -> None:
+        """An empty file with these permissions, before anything is in it that others should not read."""
+        with suppress(CommandRejected):  # a guest without sh has no such permissions either
+            self._shell('umask 077 && : >"$1" && chmod "$2" "$1"', path, f"{mode:o}")
+
+    def _send(self, file: IO[bytes], path: str) -> None:
         total = os.fstat(file.fileno()).st_size
-        self._guest.write_file(self._vm, path, self._counted(_chunks_of(file), total), mode=mode)
+        self._guest.write_file(self._vm, path, self._counted(_chunks_of(file), total))
 
     def _fetch(self, path: str, file: IO[bytes]) -> None:
         with self._guest.read_file(self._vm, path) as stream:
@@ -171,12 +179,6 @@ class _Copy:
             self.copied_bytes += len(chunk)
             self._progress.update(human_size(self.copied_bytes), self.copied_bytes, total)
             yield chunk
-
-
-def _worth_setting(file: Path) -> str | None:
-    """Permissions that a new file would not have by itself, as `install` takes them; some guests have no `install`."""
-    mode = file.stat().st_mode & 0o755
-    return None if mode == 0o644 else f"{mode:o}"
 
 
 def _chunks_of(file: IO[bytes]) -> Iterator[bytes]:

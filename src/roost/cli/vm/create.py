@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -13,6 +14,8 @@ from roost.cli.vm.each import seconds_of
 from roost.cli.vm.specs import FILE, read_spec
 from roost.cli.vm.views import after_action
 from roost.common.units import human_size
+
+_NEXT_LINE = " \\\n      "
 
 
 @click.command()
@@ -41,10 +44,14 @@ def _plan_text(plan: dict[str, Any]) -> str:
     lines += [f"  {click.style('warning:', fg='yellow')} {warning}" for warning in plan["warnings"]]
     lines += [f"  {_resource_text(resource)}" for resource in plan["resources"]]
     if plan["argv"]:
-        import shlex
-
-        lines.append(f"  run {shlex.join(plan['argv'])}")
+        lines.append(_command_text(plan["argv"]))
     return "\n".join(lines)
+
+
+def _command_text(argv: list[str]) -> str:
+    """The command line with one option a line, fit to be pasted into a shell."""
+    words = [(_NEXT_LINE if word.startswith("-") else " ") + shlex.quote(word) for word in argv[1:]]
+    return f"  run: {shlex.quote(argv[0])}{''.join(words)}"
 
 
 def _resource_text(resource: dict[str, Any]) -> str:
@@ -86,4 +93,10 @@ def create(app: App, /, file: str | None, start: bool, **words: Any) -> None:
         operation = app.agent.vms.quick_create({**words, "start": start})
     else:
         raise click.UsageError("Give a FILE, or both --name and --image.")
-    app.show(app.finish(operation), lambda vm: after_action(vm, seconds_of(operation)))
+    app.show(app.finish(operation), lambda vm: _made_text(vm, seconds_of(operation)))
+
+
+def _made_text(vm: dict[str, Any], seconds: float | None) -> str:
+    password = vm["one_time_password"]
+    text = after_action(vm, seconds)
+    return f"{text}\npassword of its first login, shown this once: {password}" if password else text

@@ -39,6 +39,16 @@ def test_create_sends_the_file_as_it_is(stub: StubAgent, roost: Roost, tmp_path:
     assert request.start
 
 
+def test_a_password_that_was_drawn_is_shown(stub: StubAgent, roost: Roost, tmp_path: Path) -> None:
+    file = tmp_path / "web.yaml"
+    file.write_text("name: web\npassword: random\n")
+    stub.on("POST", "/v1/vms", operation("vm.create", result=vm(one_time_password="ox-42")))
+
+    assert roost("vm", "create", str(file)).out.endswith(
+        "\npassword of its first login, shown this once: ox-42\n"
+    )
+
+
 def test_create_refuses_what_is_no_text(roost: Roost, tmp_path: Path) -> None:
     file = tmp_path / "web.yaml"
     file.write_bytes(b"\xff\xfe")
