@@ -16,7 +16,7 @@ from pathlib import Path
 from roost.common.files import fsync_path
 from roost.common.units import MIB
 from roost.errors import StorageError
-from roost.host.disks import storage_error
+from roost.host.space import storage_error
 
 Copied = Callable[[int, int], None]
 """Called in the event loop with the bytes copied so far and the bytes that hold data."""

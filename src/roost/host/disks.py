@@ -24,6 +24,7 @@ from roost.host.commands import run
 from roost.host.locks import ensure_unlocked
 from roost.host.qcow2 import backing_chain, read_header
 from roost.host.sandbox import give
+from roost.host.space import storage_error
 from roost.model.plan import DiskResource
 
 Format = Literal["qcow2", "raw"]
@@ -252,32 +253,6 @@ def disk_size(path: Path, image_format: Format) -> int:
         return header.size_bytes
     with path.open("rb") as file:
         return file.seek(0, os.SEEK_END)  # a block device's size is not in its stat
-
-
-def storage_error(path: Path, error: HostError | OSError, *, needed: int | None = None) -> StorageError:
-    """What went wrong with a file, with the space that is left where that can be the reason."""
-    words = (
-        error.strerror if isinstance(error, OSError) else str(error.context.get("stderr") or error.message)
-    )
-    free = free_bytes(path.parent)
-    full = "No space left" in (words or "")
-    message = f"cannot make {path}: {(words or '').strip().splitlines()[-1] if words else 'unknown error'}"
-    if full:
-        wanted = f", up to {human_size(needed)} are needed" if needed is not None else ""
-        message = f"no space for {path}: {human_size(free)} are free{wanted}"
-    context = {"path": str(path), "free_bytes": free, "needed_bytes": needed}
-    return StorageError(
-        message, hint=f"free space on the filesystem of {path.parent}" if full else "", context=context
-    )
-
-
-def free_bytes(directory: Path) -> int:
-    """What an ordinary user could still write there."""
-    try:
-        status = os.statvfs(directory)
-    except OSError:
-        return 0
-    return status.f_bavail * status.f_frsize
 
 
 def _whole_sectors(size_bytes: int) -> int:

@@ -207,15 +207,11 @@ def _spawn(order: Launch) -> ProcessHandle:
         )
     finally:
         os.close(log)
-    started = _started_ticks(process.pid)
     process.returncode = 0  # disowned: `processes` reaps it, and Popen need not complain that it still runs
-    return ProcessHandle(process.pid, started)
-
-
-def _started_ticks(pid: int) -> int:
-    """Also of a zombie: our own child keeps its /proc entry until we reap it."""
-    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    return int(fields[19])
+    handle = handle_of(process.pid, even_ended=True)
+    if handle is None:
+        raise InvariantError(f"{order.name}: somebody else has reaped our child {process.pid}")
+    return handle
 
 
 async def _launch_unit(order: Launch) -> ProcessHandle:

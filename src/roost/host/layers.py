@@ -20,9 +20,10 @@ from roost.common.files import fsync_path
 from roost.common.paths import Home
 from roost.common.steps import reached
 from roost.errors import ConflictError, StorageError, Unsupported
-from roost.host.disks import new_overlay, storage_error
+from roost.host.disks import new_overlay
 from roost.host.locks import ensure_unlocked
 from roost.host.qcow2 import backing_chain, read_header
+from roost.host.space import storage_error
 
 
 async def freeze(disk: Path, layers: Path, layer_id: str, *, uid: int | None) -> Path:
@@ -143,16 +144,14 @@ def keep_layers(layers: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(layers: Path, how: int) -> Iterator[None]:
-    """Freezing shares the directory, sweeping has it alone: a layer is not swept before its disk stands on it."""
+    """Freezing shares the directory, sweeping has it alone: a layer is not swept before its disk stands on it.
+
+    Waits for the other: a sweep takes milliseconds, and waits in a thread of its own.
+    """
     layers.mkdir(mode=0o711, exist_ok=True)
     fd = os.open(layers, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(fd, how | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConflictError(
-                "layers are being swept or frozen at this moment", hint="try again"
-            ) from error
+        fcntl.flock(fd, how)
         yield
     finally:
         os.close(fd)
@@ -161,8 +160,8 @@ def _locked(layers: Path, how: int) -> Iterator[None]:
 def live_overlay(disk: Path) -> Path:
     """Where the next overlay of a disk goes while a VM runs on it.
 
-    A running QEMU opens its files again by their paths, so none of them may come to name something else: the overlay takes
-    the disk's own name only in `settle_overlays`, when the process is gone.
+    A running QEMU opens its files again by their paths, so none of them may come to name something else: the overlay
+    takes the disk's own name only in `settle_overlays`, when the process is gone.
     """
     taken = [int(path.name.split(".")[-3]) for path in disk.parent.glob(f".{disk.stem}.*.live.qcow2")]
     return disk.with_name(f".{disk.stem}.{max(taken, default=0) + 1:04d}.live.qcow2")

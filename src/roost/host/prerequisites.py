@@ -17,10 +17,10 @@ from roost.common.paths import Home
 from roost.common.units import GIB, KIB, MIB, human_size
 from roost.errors import Unsupported
 from roost.host.commands import find_tool
-from roost.host.disks import free_bytes
 from roost.host.distribution import Family, install_command
 from roost.host.firmware import Kind, choose_firmware
 from roost.host.sandbox import COUNT, FIRST_UID
+from roost.host.space import free_bytes
 from roost.model.host import Check, HostFacts
 
 OLDEST_QEMU = (6, 2, 0)

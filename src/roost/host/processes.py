@@ -34,15 +34,21 @@ _children: set[ProcessHandle] = set()
 _exits: dict[ProcessHandle, int] = {}
 
 
-def handle_of(pid: int) -> ProcessHandle | None:
-    """The process that has this pid now; None when there is none, or only the remains of one (a zombie)."""
+def handle_of(pid: int, *, even_ended: bool = False) -> ProcessHandle | None:
+    """The process that has this pid now; None when there is none.
+
+    Args:
+        even_ended: also one that has ended and waits to be reaped by its parent (a zombie).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The second field is the name in parentheses and may hold any byte: fields are counted from its last one.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in (b"Z", b"X") else ProcessHandle(pid, int(fields[19]))
+    if fields[0] in (b"Z", b"X") and not even_ended:
+        return None
+    return ProcessHandle(pid, int(fields[19]))
 
 
 def is_alive(handle: ProcessHandle) -> bool:

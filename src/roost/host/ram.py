@@ -21,8 +21,8 @@ from typing import Literal
 
 from roost.common.steps import reached
 from roost.errors import ConflictError, NotFoundError, StorageError
-from roost.host.disks import storage_error
 from roost.host.sandbox import give
+from roost.host.space import storage_error
 
 MARK_SIZE = 4096
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from roost.common import steps
 from roost.common.paths import Home
 from roost.errors import ConflictError, Unsupported
 from roost.host.disks import DiskFile, new_overlay
-from roost.host.layers import freeze, sweep_layers
+from roost.host.layers import freeze, keep_layers, sweep_layers
 from roost.host.qcow2 import backing_chain
 from roost.model.plan import DiskResource
 from tests.host.resources.conftest import HoldDisk, needs_root
@@ -149,6 +150,15 @@ async def test_sweeping_keeps_what_disks_stand_on_through_other_layers(home: Hom
     assert await sweep_layers(home, [clone]) == [second]
     assert holds_pattern(clone)
     assert await sweep_layers(home, []) == [first]
+
+
+async def test_a_sweep_waits_until_layers_need_not_be_kept(home: Home, disk: Path) -> None:
+    layer = await freeze(disk, home.layers, "one", uid=None)
+    with keep_layers(home.layers):
+        sweep = asyncio.create_task(sweep_layers(home, []))
+        await asyncio.wait([sweep], timeout=0.05)
+        assert layer.exists()
+    assert await sweep == [layer]
 
 
 async def test_nothing_is_swept_while_a_disk_is_missing(home: Home, disk: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from roost.common.paths import Home
 from roost.errors import NoCapacityError, StorageError
 from roost.host import sandbox
-from roost.host.sandbox import COUNT, FIRST_UID, UidPool, give
+from roost.host.sandbox import COUNT, FIRST_UID, UidPool, chown_tree, give
 
 
 def pool(tmp_path: Path, *, home: str = "/a", **etc: str) -> UidPool:
@@ -60,6 +61,19 @@ def test_a_link_is_never_followed(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         give(tmp_path / "link", None, 0o600)
     assert target.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to change owners")
+def test_a_tree_is_given_away_but_not_what_its_links_point_to(tmp_path: Path) -> None:
+    (tmp_path / "tree" / "inner").mkdir(parents=True)
+    (tmp_path / "tree" / "inner" / "file").touch()
+    (tmp_path / "outside").touch()
+    (tmp_path / "tree" / "link").symlink_to(tmp_path / "outside")
+    chown_tree(tmp_path / "tree", None)
+    chown_tree(tmp_path / "tree", FIRST_UID)
+    owners = [path.lstat().st_uid for path in (tmp_path / "tree", *(tmp_path / "tree").rglob("*"))]
+    assert owners == [FIRST_UID] * 4
+    assert (tmp_path / "outside").stat().st_uid == 0
 
 
 def test_running_uids_of_this_host_include_ours() -> None:
