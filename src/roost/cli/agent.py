@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from roost.cli.app import App
+from roost.cli.groups import Group
 from roost.cli.options import output_option
 from roost.common.paths import Home
 
 
-@click.group()
+@click.group(cls=Group)
 def agent() -> None:
     """Run the agent, or empty it before the host goes down."""
 

@@ -9,6 +9,7 @@ import json
 
 import click
 
+from roost.cli.output import printable
 from roost.errors import RoostError
 
 DONE, FAILED, USAGE, NOT_FOUND, REFUSED = 0, 1, 2, 3, 4
@@ -41,9 +42,11 @@ def show_error(error: RoostError, *, as_json: bool, color: bool | None = None) -
     if as_json:
         click.echo(json.dumps({"error": error.to_dict()}, ensure_ascii=False), err=True)
         return
-    click.echo(f"{click.style('error:', fg='red', bold=True)} {error.message}", err=True, color=color)
+    click.echo(
+        f"{click.style('error:', fg='red', bold=True)} {printable(error.message)}", err=True, color=color
+    )
     for line in error.hint.splitlines():
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {printable(line)}", err=True)
 
 
 class UsageProblem(RoostError):

@@ -8,6 +8,7 @@ import click
 
 from roost.cli.app import App
 from roost.cli.errors import DONE, FAILED
+from roost.cli.groups import Group
 from roost.cli.options import output_option
 from roost.cli.output import table
 from roost.cli.progress import Progress
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from roost.common.paths import Home
 
 
-@click.group()
+@click.group(cls=Group)
 def host() -> None:
     """See whether this host can run VMs, and set it up."""
 

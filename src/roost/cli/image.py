@@ -9,6 +9,7 @@ import click
 
 from roost.cli.app import App
 from roost.cli.errors import DONE
+from roost.cli.groups import Group
 from roost.cli.options import complete_images, image_argument, output_option
 from roost.cli.output import ago, moment, sections, table
 from roost.common.units import human_size
@@ -20,7 +21,7 @@ _SHORT_ID = 12
 name_option = click.option("--name", help="What to call it; without it, as the recipe or the file.")
 
 
-@click.group()
+@click.group(cls=Group)
 def image() -> None:
     """Build, add, pull, look at and delete images."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ import click
 from roost import __version__
 from roost.cli.app import App
 from roost.cli.errors import DONE, FAILED, INTERRUPTED, from_click
-from roost.cli.lazy import LazyGroup
+from roost.cli.groups import LazyGroup
 from roost.errors import HostError, RoostError
 
 _SECTIONS = {
@@ -97,12 +98,14 @@ def run(app: App, arguments: list[str]) -> int:
 
 def main() -> NoReturn:
     """The console script. It leaves without the interpreter's clearing up, which takes 12 ms and helps nobody."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no → is no reason to fail
     status = run(App(), sys.argv[1:])
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # what was printed did not arrive: the disk is full, or nobody reads any more
-        status = status or FAILED
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            stream.flush()
+        except OSError:  # what was printed did not arrive: the disk is full, or nobody reads any more
+            status = status or FAILED
     os._exit(status)
 
 

@@ -6,12 +6,14 @@ Callers: every command that prints. Pure, but for `echo_data`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {
     "running": "green",
     "done": "green",
@@ -35,9 +37,14 @@ def echo_data(data: Any, form: str) -> None:
         click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
+def printable(text: str) -> str:
+    """`text` without control characters but line ends: what a guest says must not drive the terminal."""
+    return _CONTROL.sub("?", text)
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Aligned columns, states in colour. Only headings when there are no rows."""
-    lines = [list(headings), *(list(row) for row in rows)]
+    lines = [list(headings), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(headings))]
     return "\n".join(
         "  ".join(coloured(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -49,7 +56,7 @@ def sections(parts: Iterable[tuple[str, Iterable[tuple[str, object]]]]) -> str:
     """Headed lists of keys and values. What has no value is left out, and so is a section without any."""
     blocks = []
     for title, pairs in parts:
-        shown = [(key, str(value)) for key, value in pairs if value not in (None, "", (), [], {})]
+        shown = [(key, printable(str(value))) for key, value in pairs if value not in (None, "", (), [], {})]
         width = max((len(key) for key, _ in shown), default=0)
         lines = [f"  {key.ljust(width)}  {coloured(value)}" for key, value in shown]
         if lines:

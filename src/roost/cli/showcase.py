@@ -13,7 +13,7 @@ import click
 from roost.cli.app import App
 from roost.cli.bringup import Note, answering, start_agent, stop_agent
 from roost.cli.options import output_option
-from roost.cli.output import duration
+from roost.cli.output import duration, printable
 from roost.cli.progress import Progress
 from roost.cli.vm.watch import plain
 from roost.errors import NotFoundError, RoostError, UnreachableError
@@ -56,7 +56,7 @@ class _Show:
         began = time.monotonic()
         output, seconds = work()
         seconds = time.monotonic() - began if seconds is None else seconds
-        self.say(f"{output.rstrip()}\n{click.style(f'  {duration(seconds)}', dim=True)}")
+        self.say(f"{printable(output.rstrip())}\n{click.style(f'  {duration(seconds)}', dim=True)}")
         self.steps.append({"command": command, "output": output, "seconds": round(seconds, 4)})
         return output
 

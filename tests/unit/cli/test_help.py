@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import click
 import pytest
 
-from roost.cli.lazy import LazyGroup
+from roost.cli.groups import LazyGroup
 from roost.cli.main import root
 from tests.unit.cli.conftest import Golden, Roost
 
@@ -78,7 +78,13 @@ def test_every_option_says_what_it_does(path: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("words", "suggestion"),
-    [(["vn"], "vm"), (["vm", "lst"], "list"), (["vm", "snapshots"], "snapshot"), (["image", "remove"], None)],
+    [
+        (["vn"], "vm"),
+        (["vm", "lst"], "list"),
+        (["vm", "snapshots"], "snapshot"),
+        (["vm", "snapshot", "lst"], "list"),
+        (["image", "remove"], None),
+    ],
 )
 def test_an_unknown_command_is_answered_with_a_near_one(
     roost: Roost, words: list[str], suggestion: str | None
@@ -86,4 +92,12 @@ def test_an_unknown_command_is_answered_with_a_near_one(
     outcome = roost(*words)
 
     assert outcome.status == 2
-    assert (f"Did you mean {suggestion}" in outcome.err) == (suggestion is not None), outcome.err
+    assert (f"did you mean {suggestion}" in outcome.err) == (suggestion is not None), outcome.err
+
+
+@pytest.mark.parametrize("words", [[], ["vm"], ["vm", "disk"], ["image"]])
+def test_a_group_alone_is_wrong_usage_and_answered_with_its_help(roost: Roost, words: list[str]) -> None:
+    outcome = roost(*words)
+
+    assert (outcome.status, outcome.out) == (2, "")
+    assert outcome.err.startswith(f"Usage: {' '.join(['roost', *words])} [OPTIONS]")

@@ -33,6 +33,13 @@ def test_sections_leave_out_what_is_empty() -> None:
     assert plain(text) == "One\n  a         1\n  long key  x"
 
 
+def test_what_a_guest_says_cannot_drive_the_terminal() -> None:
+    evil = "eth0\x1b]0;owned\x07\x9b2J"
+
+    assert plain(table(("A",), [(evil,)])) == "A\neth0?]0;owned??2J"
+    assert "\x1b]" not in sections([("S", [("address", evil)])])
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

@@ -74,6 +74,12 @@ def test_an_error_is_a_sentence_and_what_to_do(stub: StubAgent, roost: Roost) ->
     assert outcome.out == ""
 
 
+def test_an_error_that_quotes_a_guest_cannot_drive_the_terminal(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web", CommandRejected("the guest says \x1b[2J", hint="\x07"))
+
+    assert roost("vm", "show", "web").err == "error: the guest says ?[2J\n  ?\n"
+
+
 @pytest.mark.parametrize(
     "order", [("vm", "show", "-o", "json", "web"), ("vm", "show", "web", "--output", "json")]
 )

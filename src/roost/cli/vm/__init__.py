@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from roost.cli.lazy import LazyGroup
+from roost.cli.groups import LazyGroup
 
 _SECTIONS = {
     "Make and change": {

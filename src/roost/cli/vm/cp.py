@@ -21,6 +21,7 @@ import click
 from roost.cli.app import App
 from roost.cli.errors import DONE, FAILED
 from roost.cli.options import complete_vms, output_option
+from roost.cli.output import printable
 from roost.cli.progress import Progress
 from roost.cli.vm.trees import pack, unpack
 from roost.common.units import human_size
@@ -69,7 +70,7 @@ def cp(app: App, source: str, target: str) -> int:
                 "One of SOURCE and TARGET is in a VM, written NAME:/path; the other is not."
             )
     for name in left_out:
-        click.echo(f"left out {name}", err=True)
+        click.echo(f"left out {printable(name)}", err=True)
     data = {"source": source, "target": target, "bytes": copy.copied_bytes, "left_out": left_out}
     app.show(data, lambda data: f"{source} → {target} ({human_size(data['bytes'])})")
     return FAILED if left_out else DONE

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from roost.cli.app import App
+from roost.cli.groups import Group
 from roost.cli.options import complete_images, disk_argument, output_option, vm_argument
 
 
-@click.group()
+@click.group(cls=Group)
 def disk() -> None:
     """Add, remove and grow disks."""
 

@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from roost.cli.app import App
+from roost.cli.groups import Group
 from roost.cli.options import output_option, vm_argument
 
 
-@click.group()
+@click.group(cls=Group)
 def nic() -> None:
     """Add and remove network cards."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from roost.cli.app import App
+from roost.cli.groups import Group
 from roost.cli.options import output_option, snapshot_argument, vm_argument
 from roost.cli.output import ago, table
 from roost.cli.vm.views import after_action
@@ -15,7 +16,7 @@ from roost.common.units import human_size
 Json = dict[str, Any]
 
 
-@click.group()
+@click.group(cls=Group)
 def snapshot() -> None:
     """Points that a VM can go back to."""
 

@@ -5,9 +5,13 @@ Callers: `cp`. It must not know guests.
 
 from __future__ import annotations
 
+import os
+import shutil
 import tarfile
 from pathlib import Path
 from typing import IO
+
+from roost.errors import RoostError
 
 
 def pack(directory: Path, file: IO[bytes]) -> None:
@@ -17,34 +21,81 @@ def pack(directory: Path, file: IO[bytes]) -> None:
 
 
 def unpack(file: IO[bytes], directory: Path) -> list[str]:
-    """Unpack below `directory`, which exists; never write outside it, whatever the archive says.
+    """Unpack below `directory`, which exists; nothing is written outside it, whatever the archive says.
 
-    Links are made last and only where their place is inside, so that nothing is written through one. Returns what was
-    left out, each as `name: reason`: devices, and names that lead outside.
+    Only directories, files and symbolic links are made, the links last, so that nothing is written through one. Owners
+    are not taken over, nor what would let others write. Python's own filters for this are not in every 3.11.
+
+    Returns:
+        What was left out, each as `name: reason`.
+
+    Raises:
+        RoostError: it is no archive, or is cut off.
     """
-    left_out: list[str] = []
-    links: list[tarfile.TarInfo] = []
-    with tarfile.open(fileobj=file, mode="r") as archive:
-        for member in archive:
-            if member.issym():
-                links.append(member)
-                continue
-            try:
-                archive.extract(member, directory, filter="data")
-            except tarfile.FilterError as error:
-                left_out.append(f"{member.name}: {error}")
-    left_out += filter(None, (_link(member, directory) for member in links))
-    return left_out
-
-
-def _link(member: tarfile.TarInfo, directory: Path) -> str | None:
-    place = directory / member.name.lstrip("/")
+    unpacking = _Unpacking(directory.resolve())
     try:
-        parent = place.parent.resolve(strict=True)
-        if not parent.is_relative_to(directory.resolve()) or place.name in ("", ".."):
-            return f"{member.name}: it leads outside"
-        (parent / place.name).unlink(missing_ok=True)
-        (parent / place.name).symlink_to(member.linkname)
-    except OSError as error:
-        return f"{member.name}: {error.strerror}"
-    return None
+        with tarfile.open(fileobj=file, mode="r") as archive:
+            for member in archive:
+                unpacking.take(archive, member)
+    except tarfile.TarError as error:
+        raise RoostError(f"the archive that came from the guest is damaged: {error}") from error
+    unpacking.make_links()
+    return unpacking.left_out
+
+
+class _Unpacking:
+    """One archive on its way into `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.left_out: list[str] = []
+        self._root = root
+        self._files: dict[str, Path] = {}
+        self._links: list[tarfile.TarInfo] = []
+
+    def take(self, archive: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        if member.issym():
+            self._links.append(member)
+        elif member.isdir():
+            if place := self._place(member):
+                place.mkdir(mode=member.mode & 0o755 | 0o700, exist_ok=True)
+        elif member.isreg():
+            content = archive.extractfile(member)
+            if content and (place := self._place(member)):
+                self._write(member, place, content)
+        elif member.islnk() and member.linkname in self._files:
+            if place := self._place(member):
+                with self._files[member.linkname].open("rb") as content:
+                    self._write(member, place, content)
+        else:
+            self.left_out.append(f"{member.name}: it is no file, directory or link")
+
+    def make_links(self) -> None:
+        for member in self._links:
+            if place := self._place(member):
+                place.symlink_to(member.linkname)
+
+    def _place(self, member: tarfile.TarInfo) -> Path | None:
+        """Where the member goes, with nothing but a directory there yet; None when it cannot go anywhere inside."""
+        path = self._root / member.name.lstrip("/")
+        try:
+            parent = path.parent.resolve(strict=True)
+            if path == self._root:
+                return path
+            if ".." in path.parts or not parent.is_relative_to(self._root):
+                self.left_out.append(f"{member.name}: it leads outside")
+                return None
+            place = parent / path.name
+            if not member.isdir():
+                place.unlink(missing_ok=True)
+        except OSError as error:
+            self.left_out.append(f"{member.name}: {error.strerror}")
+            return None
+        return place
+
+    def _write(self, member: tarfile.TarInfo, place: Path, content: IO[bytes]) -> None:
+        fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            shutil.copyfileobj(content, file)
+            os.fchmod(fd, member.mode & 0o755 | 0o600)
+        os.utime(place, (member.mtime, member.mtime))
+        self._files[member.name] = place

@@ -14,7 +14,7 @@ import click
 
 from roost.cli.app import App
 from roost.cli.options import complete_vms, output_option, vm_argument
-from roost.cli.output import coloured
+from roost.cli.output import coloured, printable
 from roost.cli.progress import Progress
 from roost.cli.vm.views import after_action
 from roost.common.units import parse_duration
@@ -73,7 +73,7 @@ def events(app: App, name: str | None) -> None:
 
 def _event_text(event: dict[str, Any]) -> str:
     time = datetime.fromisoformat(event["time"]).astimezone()
-    return f"{time:%H:%M:%S}  {event['vm']}  {coloured(event['kind'])}  {event['detail']}".rstrip()
+    return f"{time:%H:%M:%S}  {event['vm']}  {coloured(event['kind'])}  {printable(event['detail'])}".rstrip()
 
 
 def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:  # noqa: ARG001 click's signature

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from roost.cli.vm.trees import pack, unpack
-from roost.errors import CommandRejected, NotFoundError
+from roost.errors import CommandRejected, NotFoundError, RoostError
 from tests.unit.agent_stub import Answer, Request, StubAgent, refusal
 from tests.unit.cli.conftest import Roost
 
@@ -212,6 +212,10 @@ SYMLINK, HARDLINK = {"type": tarfile.SYMTYPE}, {"type": tarfile.LNKTYPE}
         [("link", {**SYMLINK, "linkname": ".."}), ("link/escaped", {**SYMLINK, "linkname": "/etc/passwd"})],
         [("../escaped", {**SYMLINK, "linkname": "/etc/passwd"})],
         [("..", {**SYMLINK, "linkname": "/etc/passwd"})],
+        [("sub/../../escaped", {})],
+        [("no/such/place", {})],
+        [("a", {**HARDLINK, "linkname": "s"}), ("s", {**SYMLINK, "linkname": "a"})],
+        [("link", {**SYMLINK, "linkname": "../outside"}), ("copy", {**HARDLINK, "linkname": "link"})],
         [("a", {**HARDLINK, "linkname": "../outside"}), ("a", {})],
         [("pipe", {"type": tarfile.FIFOTYPE})],
         [("disk", {"type": tarfile.BLKTYPE, "devmajor": 8})],
@@ -230,6 +234,35 @@ def test_a_hostile_guest_writes_nothing_outside(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "outside"]
     assert (tmp_path / "outside").read_text() == "good"
     assert all(path.is_file() or path.is_dir() or path.is_symlink() for path in inside.iterdir())
+
+
+def test_a_link_that_is_here_already_is_not_followed(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "file").write_text("good")
+    (inside / "file").symlink_to(outside / "file")
+    (inside / "directory").symlink_to(outside)
+
+    left_out = unpack(
+        hostile(("file", {}), ("directory", {"type": tarfile.DIRTYPE}), ("directory/b", {})), inside
+    )
+
+    assert listing(outside) == {"file": b"good"}
+    assert (inside / "file").read_text() == "evil"
+    assert left_out == ["directory/b: it leads outside"]
+
+
+def test_hard_links_come_as_copies_without_rights_for_others(tmp_path: Path) -> None:
+    unpack(hostile(("a", {"mode": 0o6777}), ("b", {**HARDLINK, "linkname": "a", "mode": 0o777})), tmp_path)
+
+    assert (tmp_path / "b").read_text() == "evil"
+    assert [(tmp_path / name).stat().st_mode & 0o7777 for name in "ab"] == [0o755, 0o755]
+
+
+def test_what_is_no_archive_is_said_to_be(tmp_path: Path) -> None:
+    with pytest.raises(RoostError, match="damaged"):
+        unpack(io.BytesIO(b"what?" * 1000), tmp_path)
 
 
 def test_what_was_left_out_is_named_and_no_success(

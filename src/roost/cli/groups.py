@@ -1,4 +1,4 @@
-"""Command groups whose commands are imported when they run, so that `roost --help` stays fast.
+"""Groups of commands, among them those whose commands are imported when they run, so that `roost --help` stays fast.
 
 Callers: `main` and the groups below it.
 """
@@ -9,12 +9,36 @@ from typing import Any
 
 import click
 
+from roost.cli.errors import USAGE
+
 Sections = dict[str, dict[str, tuple[str, str]]]
 """Heading to command name to where it is (`module:attribute`) and what it does, in the order that help shows."""
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands by name and summary alone, and suggests what a mistyped one may have meant."""
+class Group(click.Group):
+    """A group that says what a mistyped command may have meant; alone it is wrong usage, answered with its help."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True, color=ctx.color)
+            ctx.exit(USAGE)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] not in known and not args[0].startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
+            near = difflib.get_close_matches(args[0], known, n=3, cutoff=0.5)
+            suggestion = f": did you mean {' or '.join(near)}?" if near else ""
+            ctx.fail(f"There is no command {args[0]!r}{suggestion}")
+        return super().resolve_command(ctx, args)
+
+
+class LazyGroup(Group):
+    """A group that knows its commands by name and summary alone."""
 
     def __init__(self, *args: Any, sections: Sections, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
@@ -32,17 +56,6 @@ class LazyGroup(click.Group):
         module, _, attribute = self.entries[cmd_name][0].partition(":")
         command: click.Command = getattr(import_module(module), attribute)
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in self.entries and not args[0].startswith("-") and not ctx.resilient_parsing:
-            import difflib
-
-            near = difflib.get_close_matches(args[0], self.entries, n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(near)}?" if near else f"See {ctx.command_path} --help."
-            ctx.fail(f"There is no command {args[0]!r}. {hint}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.entries))
