@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 from roost.agent.events import EventBus
@@ -18,6 +18,7 @@ from roost.agent.store import Store
 from roost.agent.vms import Vms
 from roost.common.paths import Home
 from roost.consoles.client import ConsoleClient
+from roost.errors import RoostError
 from roost.host.check import run_checks
 from roost.host.facts import observe_host
 from roost.host.launcher import Launch, launch
@@ -68,7 +69,8 @@ async def agent_services(home: Home) -> AsyncIterator[Services]:
         idle = not any(view.state in ("running", "warm") for view in vms.list())
         await vms.close()
         if idle:  # nobody's console to hold; else it outlives us with the VMs
-            await consoles.stop()
+            with suppress(RoostError):  # it may have gone before us
+                await consoles.stop()
 
 
 async def _launch_consoles(home: Home, facts: HostFacts, argv: Sequence[str]) -> None:

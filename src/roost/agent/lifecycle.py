@@ -22,7 +22,7 @@ from roost.agent.store import Entry
 from roost.common import steps
 from roost.common.clock import timestamp
 from roost.common.log import get_logger
-from roost.errors import ConflictError, RoostError, StateError
+from roost.errors import ConflictError, RoostError, StateError, StorageError
 from roost.hypervisors.base import Event
 from roost.model.vm import SnapshotInfo
 
@@ -62,6 +62,11 @@ class Lifecycle:
     async def _boot(self, entry: Entry, progress: Progress) -> None:
         """A cold start with what is wanted now, which thereby is applied."""
         progress("preparing", 0, None)
+        if entry.applied.tpm and entry.spec.tpm and entry.status.epoch and not entry.paths.tpm.exists():
+            raise StorageError(
+                f"the TPM state of {entry.name} is missing: {entry.paths.tpm}",
+                hint="restore it from a backup; without it, what the guest sealed is lost",
+            )
         entry.record = resettle(entry, self._node)
         entry.applied = entry.spec
         entry.save_spec()
@@ -384,7 +389,7 @@ class Lifecycle:
     async def finish_background(self, entry: Entry) -> None:
         """Wait for what goes on after the last operation."""
         if entry.background is not None:
-            await entry.background
+            await asyncio.wait({entry.background})
 
     def _in_background(self, entry: Entry, work: Callable[[Entry], Awaitable[None]]) -> None:
         """Go on after an operation; the entry's next operation ends it first."""

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from roost.agent.events import EventBus
 from roost.agent.recovery import judge
@@ -119,13 +120,13 @@ class Node:
             state=verdict.state, reason=reason or verdict.reason, transition=None, boot_id=self.boot_id
         )
 
+    def _referenced_disks(self) -> list[Path]:
+        return [path for backend in self.hypervisors.values() for path in backend.referenced_disks(self.home)]
+
     async def sweep(self) -> None:
         """Remove frozen layers that no disk stands on any more. A problem only means that they stay."""
         try:
-            disks = [
-                path for backend in self.hypervisors.values() for path in backend.referenced_disks(self.home)
-            ]
-            removed = await sweep_layers(self.home, disks)
+            removed = await sweep_layers(self.home, self._referenced_disks)
             if removed:
                 log.info("layers removed", count=len(removed))
         except (RoostError, OSError) as error:

@@ -15,7 +15,7 @@ import os
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import uvicorn
@@ -50,14 +50,16 @@ def run_agent(home: Home, build: Build, *, log_level: str = "info") -> None:
     """
     configure_logging(log_level)
     home.check()
-    try:
-        make_directories(home)
-    except OSError as error:
-        raise HostError(
-            f"cannot make {error.filename}: {error.strerror}", hint="choose another directory with ROOST_HOME"
-        ) from error
     hint = "stop it first, or set ROOST_HOME to a directory of its own for this one"
-    with exclusive_lock(home.lock, holder="another agent", hint=hint):
+    with ExitStack() as held:
+        try:
+            make_directories(home)
+            held.enter_context(exclusive_lock(home.lock, holder="another agent", hint=hint))
+        except OSError as error:
+            raise HostError(
+                f"cannot use {error.filename}: {error.strerror}",
+                hint="choose another directory with ROOST_HOME",
+            ) from error
         asyncio.run(_serve_until_signal(home, build))
 
 

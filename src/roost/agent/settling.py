@@ -56,6 +56,7 @@ async def use_image(images: ImageStore, ref: str) -> ImageUse:
         kind=manifest.kind,
         cmdline=manifest.cmdline,
         initrd=any(file.name == "initrd" for file in manifest.files),
+        vmlinuz=any(file.name == "vmlinuz" for file in manifest.files),
     )
 
 

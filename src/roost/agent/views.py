@@ -135,9 +135,12 @@ def _disks(node: Node, entry: Entry) -> list[DiskView]:
 
 
 def _sizes(path: Path) -> tuple[int, int]:
-    """Bytes that the guest sees, and that the host spends; zeros for a disk that is not there yet."""
+    """Bytes that the guest sees, and that the host spends; zeros for a disk that is not there yet.
+
+    Only a qcow2 file is read: on a raw one the guest could have written any header.
+    """
     try:
-        header = read_header(path)
+        header = read_header(path) if path.suffix == ".qcow2" else None
         stat = path.stat()
     except (RoostError, OSError):
         return 0, 0

@@ -12,7 +12,7 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,24 +60,25 @@ async def freeze(disk: Path, layers: Path, layer_id: str, *, uid: int | None) ->
     return layer
 
 
-async def sweep_layers(home: Home, referenced: Iterable[Path]) -> list[Path]:
+async def sweep_layers(home: Home, referenced: Callable[[], Iterable[Path]]) -> list[Path]:
     """Remove the layers that no disk stands on, directly or through others. Returns those that were removed.
 
     Args:
-        referenced: every qcow2 disk of every VM and snapshot, and images that could stand on a layer.
+        referenced: gives every qcow2 disk of every VM and snapshot. It is called, in a thread, when no disk is being
+            frozen any more, so that no new layer is missed. Never a raw disk: a guest can write any header there.
 
     Raises:
         FileNotFoundError: one of them, or what it stands on, is missing: perhaps a volume that is not mounted.
         StorageError: one of them cannot be read. In both cases nothing is removed.
     """
-    return await asyncio.to_thread(_sweep, home.layers, list(referenced))
+    return await asyncio.to_thread(_sweep, home.layers, referenced)
 
 
-def _sweep(layers: Path, referenced: list[Path]) -> list[Path]:
+def _sweep(layers: Path, referenced: Callable[[], Iterable[Path]]) -> list[Path]:
     if not layers.is_dir():
         return []
     with _locked(layers, fcntl.LOCK_EX):
-        kept = {path.resolve() for disk in referenced for path in (disk, *backing_chain(disk))}
+        kept = {path.resolve() for disk in referenced() for path in (disk, *backing_chain(disk))}
         unused = [layer for layer in sorted(layers.glob("*.qcow2")) if layer.resolve() not in kept]
         for layer in unused:
             layer.unlink()

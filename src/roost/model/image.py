@@ -24,7 +24,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class ImageFile(Model):
     """One file of an image."""
 
-    name: Literal["disk.qcow2", "kernel", "initrd"]
+    name: Literal["disk.qcow2", "kernel", "vmlinuz", "initrd"]
+    """A kernel image may have its kernel twice: `kernel` boots fastest, `vmlinuz` is a bzImage, which boots anywhere."""
     size: Annotated[int, Field(ge=0)]
     """Bytes of its content; a sparse file takes less on the disk."""
     sha256: Sha256

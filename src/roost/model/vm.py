@@ -28,6 +28,8 @@ class ImageUse(Model):
     """The kernel image's own command line."""
     initrd: bool = False
     """The kernel image has an initrd."""
+    vmlinuz: bool = False
+    """The kernel image has a bzImage, too."""
 
 
 class VmRecord(Model):

@@ -96,7 +96,7 @@ async def test_a_crash_at_any_step_loses_nothing_and_the_next_call_goes_on(
         await freeze(disk, home.layers, "abc", uid=None)
     monkeypatch.undo()
     assert holds_pattern(disk)
-    assert await sweep_layers(home, [disk]) in ([], [home.layers / "abc.qcow2"])
+    assert await sweep_layers(home, lambda: [disk]) in ([], [home.layers / "abc.qcow2"])
     assert holds_pattern(disk)
     layer = await freeze(disk, home.layers, "abc", uid=None)
     assert backing_chain(disk) == [layer]
@@ -146,16 +146,16 @@ async def test_sweeping_keeps_what_disks_stand_on_through_other_layers(home: Hom
     second = await freeze(disk, home.layers, "two", uid=None)
     clone = disk.with_name("clone.qcow2")
     await new_overlay(clone, first, "qcow2", uid=None)
-    assert await sweep_layers(home, [disk, clone]) == []
-    assert await sweep_layers(home, [clone]) == [second]
+    assert await sweep_layers(home, lambda: [disk, clone]) == []
+    assert await sweep_layers(home, lambda: [clone]) == [second]
     assert holds_pattern(clone)
-    assert await sweep_layers(home, []) == [first]
+    assert await sweep_layers(home, lambda: []) == [first]
 
 
 async def test_a_sweep_waits_until_layers_need_not_be_kept(home: Home, disk: Path) -> None:
     layer = await freeze(disk, home.layers, "one", uid=None)
     with keep_layers(home.layers):
-        sweep = asyncio.create_task(sweep_layers(home, []))
+        sweep = asyncio.create_task(sweep_layers(home, lambda: []))
         await asyncio.wait([sweep], timeout=0.05)
         assert layer.exists()
     assert await sweep == [layer]
@@ -164,7 +164,7 @@ async def test_a_sweep_waits_until_layers_need_not_be_kept(home: Home, disk: Pat
 async def test_nothing_is_swept_while_a_disk_is_missing(home: Home, disk: Path) -> None:
     layer = await freeze(disk, home.layers, "one", uid=None)
     with pytest.raises(FileNotFoundError):
-        await sweep_layers(home, [disk.with_name("not-mounted.qcow2")])
+        await sweep_layers(home, lambda: [disk.with_name("not-mounted.qcow2")])
     assert layer.exists()
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Annotated
 
-from fastapi import Query, WebSocket
+from fastapi import Query, WebSocket, WebSocketDisconnect
 
 from roost.agent.http.dependencies import Agent, VmName, make_router
 from roost.errors import ConnectError, Unsupported
@@ -57,6 +58,9 @@ async def _relay(websocket: WebSocket, reader: asyncio.StreamReader, writer: asy
             outwards.cancel()
             inwards.cancel()
             await asyncio.gather(outwards, inwards, return_exceptions=True)
+        if inwards.cancelled() or inwards.exception() is not None:  # it was not the client who left
+            with suppress(WebSocketDisconnect):
+                await websocket.close(1001, "the console ended")
     finally:
         writer.close()
 
@@ -64,7 +68,6 @@ async def _relay(websocket: WebSocket, reader: asyncio.StreamReader, writer: asy
 async def _send_all(websocket: WebSocket, reader: asyncio.StreamReader) -> None:
     while data := await reader.read(_CHUNK):
         await websocket.send_bytes(data)
-    await websocket.close(1001, "the console ended")
 
 
 async def _receive_all(websocket: WebSocket, writer: asyncio.StreamWriter) -> None:

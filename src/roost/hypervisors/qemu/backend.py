@@ -6,6 +6,7 @@ Callers: the agent, through the registry. It only puts the parts together: what 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Literal
 
 from roost.common import steps
 from roost.common.clock import timestamp
-from roost.common.files import fsync_path, read_json, write_json
+from roost.common.files import fsync_path, read_json, write_atomic, write_json
 from roost.common.paths import Home
+from roost.common.units import MIB
 from roost.errors import BackendError, ConflictError, NotFoundError, RoostError, StateError
 from roost.host.disks import DiskFile
 from roost.host.sandbox import make_directory
@@ -44,6 +46,9 @@ _PROCESS_STATES = {
     "internal-error": "crashed",
 }
 """QEMU's run states. Source: qapi/run-state.json, 7.2."""
+
+
+SCREENSHOT_LIMIT = 64 * MIB
 
 
 class QemuHypervisor:
@@ -304,7 +309,13 @@ class QemuHypervisor:
                 hint="set console: {vnc: true}",
             )
         monitor = await self._sessions.monitor(vm)
-        await monitor.execute("screendump", {"filename": str(path), "format": "png"})
+        # QEMU can write only where its own user can, and what lies there afterwards is not to be trusted.
+        shot = vm.paths.run / "screen.png"
+        try:
+            await monitor.execute("screendump", {"filename": str(shot), "format": "png"})
+            write_atomic(path, _read_plain(shot, SCREENSHOT_LIMIT), mode=0o600, durable=False)
+        finally:
+            shot.unlink(missing_ok=True)
 
     def console(self, vm: Vm) -> ConsoleEndpoints:
         serial = vm.paths.socket("serial") if vm.spec.console.serial else None
@@ -315,6 +326,13 @@ class QemuHypervisor:
 
     async def close(self) -> None:
         await self._sessions.close_all()
+
+
+def _read_plain(path: Path, limit_bytes: int) -> bytes:
+    """A regular file's content, links refused, cut at the limit."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        return file.read(limit_bytes)
 
 
 def _snapshot(vm: Vm, name: str) -> dict[str, dict[str, str]]:

@@ -7,6 +7,7 @@ through `_option`, which doubles commas. Source: qemu-system-x86_64(1), 7.2.
 from __future__ import annotations
 
 import json
+from itertools import count
 
 from roost.common.units import MIB
 from roost.hypervisors.base import Vm
@@ -39,6 +40,13 @@ def build(
     for attachment in _attachments(vm, slots, resources):
         argv += _attached(attachment)
     return tuple(argv)
+
+
+def models(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> frozenset[str]:
+    """Every device model on that command line: a QEMU may lack some, as Enterprise Linux's does."""
+    found = [*devices.root_ports(slots.family), *_platform(vm, slots)]
+    found += [device for attachment in _attachments(vm, slots, resources) for device in attachment.devices]
+    return frozenset(device["driver"] for device in found)
 
 
 def _option(head: str, **values: object) -> str:
@@ -81,7 +89,7 @@ def _machine(vm: Vm, slots: Slots, firmware: FirmwareImage | None) -> list[str]:
         if "requires-smm" in firmware.features:
             options |= {"smm": "on"}
             argv += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
-        argv += ["-global", "ICH9-LPC.disable_s3=1"]
+        argv += ["-global", f"{'ICH9-LPC' if slots.family == 'q35' else 'PIIX4_PM'}.disable_s3=1"]
     return [*argv, "-machine", _option(vm.record.machine, **options), "-cpu", vm.record.cpu]
 
 
@@ -100,7 +108,9 @@ def _boot(vm: Vm) -> list[str]:
     spec, image = vm.spec, vm.record.image
     if image is not None and image.kind == "kernel":
         directory = vm.home.images / image.id
-        kernel, initrd = str(directory / "kernel"), str(directory / "initrd") if image.initrd else None
+        # With a TPM, QEMU's PVH loader puts the initrd over the ACPI tables (seen with 7.2): those guests boot the bzImage.
+        name = "vmlinuz" if spec.tpm and image.vmlinuz else "kernel"
+        kernel, initrd = str(directory / name), str(directory / "initrd") if image.initrd else None
         cmdline = image.cmdline if spec.cmdline is None else spec.cmdline
     else:
         kernel, initrd, cmdline = spec.kernel or "", spec.initrd, spec.cmdline or ""
@@ -152,9 +162,11 @@ def _platform(vm: Vm, slots: Slots) -> list[Json]:
         found.append({"driver": f"virtio-scsi-{virtio}", "id": "scsi0"} | slots.fixed(0x06))
     usb_devices = [device for device in vm.spec.devices if device.usb]
     if "usb" in buses or usb_devices or vm.spec.console.vnc:
-        found.append({"driver": "qemu-xhci", "id": "usb"} | slots.fixed(0x07))
+        ports = {"p2": devices.USB_PORTS, "p3": devices.USB_PORTS}
+        found.append({"driver": "qemu-xhci", "id": "usb", **ports} | slots.fixed(0x07))
     if vm.spec.console.vnc:
-        found.append({"driver": "VGA", "id": "vga0"} | slots.fixed(0x01))
+        # The guest finds its first display at the lowest slot; on pc, 1 is the chipset's own.
+        found.append({"driver": "VGA", "id": "vga0"} | slots.fixed(0x01 if slots.family == "q35" else 0x02))
         found.append({"driver": "usb-tablet", "bus": "usb.0"})
     if vm.spec.tpm:
         found.append({"driver": "tpm-crb" if slots.family == "q35" else "tpm-tis", "tpmdev": "tpm0"})
@@ -193,20 +205,26 @@ def _attachments(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> list[
     specs = dict(vm.disks())
     taps = [r for r in resources if isinstance(r, TapResource)]
     found: list[Attachment] = []
-    boot_index = 1
+    boot_indices, units = count(1), count()
     for resource in resources:
         if isinstance(resource, DiskResource | ExternalDisk) and resource.name in specs:
+            disk = specs[resource.name]
+            unit = next(units) if disk.bus in ("sata", "ide") else None
             found.append(
-                devices.disk(slots, resource.name, specs[resource.name], resource.path, boot_index=boot_index)
+                devices.disk(
+                    slots, resource.name, disk, resource.path, boot_index=next(boot_indices), unit=unit
+                )
             )
-            boot_index += 1
         elif isinstance(resource, DiskResource):
             found.append(devices.data_drive(slots, resource.name, resource.path, resource.label))
         elif isinstance(resource, SeedDrive):
             found.append(
                 devices.read_only_drive(slots, resource.purpose, resource.path, SEED_SLOTS[resource.purpose])
             )
-    found += [devices.cdrom(index, cdrom.path) for index, cdrom in enumerate(vm.spec.cdroms)]
+    found += [
+        devices.cdrom(slots, index, cdrom.path, unit=next(units))
+        for index, cdrom in enumerate(vm.spec.cdroms)
+    ]
     by_mac = {tap.mac: tap for tap in taps}
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
         tap = by_mac.get(mac)

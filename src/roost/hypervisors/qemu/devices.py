@@ -15,6 +15,12 @@ Json = dict[str, Any]
 
 PORTS = 16
 """PCIe root ports of a q35 machine: how many disks and NICs it can hold, plugged at start or later."""
+IDE_UNITS = {"q35": 6, "pc": 4}
+"""Places for SATA or IDE disks and CD drives: six AHCI ports, or two channels with two units each."""
+USB_PORTS = 15
+"""Ports of the USB controller, of each speed; QEMU allows no more."""
+VIRTIO_SLOTS = 24
+"""virtio-mmio transports of a microvm. Source: QEMU hw/i386/microvm.c, 7.2 (IOAPIC_NUM_PINS)."""
 
 _CACHE: dict[str, tuple[bool, bool, bool]] = {
     "none": (True, False, True),
@@ -62,6 +68,12 @@ class Slots:
             return {}
         return {"bus": "pcie.0" if self.family == "q35" else "pci.0", "addr": f"{slot:#x}"}
 
+    def ide(self, unit: int) -> Json:
+        """The bus properties of the SATA or IDE device number `unit`: QEMU would put two of them on one AHCI port."""
+        if self.family == "q35":
+            return {"bus": f"ide.{unit}"}
+        return {"bus": f"ide.{unit // 2}", "unit": unit % 2}
+
     @property
     def virtio(self) -> str:
         """Suffix of virtio device models on this machine."""
@@ -96,6 +108,11 @@ def disk_id(name: str) -> str:
     return f"disk-{name}"
 
 
+def disk_node(name: str) -> str:
+    """The block node of a disk: by its ending none of Roost's own, whatever the disk is called. At most 31 characters."""
+    return f"n-{name}.disk"
+
+
 def nic_id(index: int) -> str:
     return f"nic{index}"
 
@@ -125,10 +142,18 @@ def block_node(
     }
 
 
-def disk(slots: Slots, name: str, spec: DiskSpec, path: str, *, boot_index: int | None = None) -> Attachment:
-    """A disk on its bus."""
+def disk(
+    slots: Slots,
+    name: str,
+    spec: DiskSpec,
+    path: str,
+    *,
+    boot_index: int | None = None,
+    unit: int | None = None,
+) -> Attachment:
+    """A disk on its bus. `unit` is its number among the SATA and IDE devices, which cannot be plugged later."""
     device_id = disk_id(name)
-    node = f"n-{name}"
+    node = disk_node(name)
     device: Json = {
         "id": device_id,
         "drive": node,
@@ -142,13 +167,12 @@ def disk(slots: Slots, name: str, spec: DiskSpec, path: str, *, boot_index: int 
             device |= {"driver": f"virtio-blk-{slots.virtio}"} | slots.place(device_id)
         case "nvme":
             device |= {"driver": "nvme"} | slots.place(device_id)
-            del device["write-cache"]
         case "scsi":
             device |= {"driver": "scsi-hd", "bus": "scsi0.0"}
         case "usb":
             device |= {"driver": "usb-storage", "bus": "usb.0"}
         case "sata" | "ide":
-            device |= {"driver": "ide-hd"}
+            device |= {"driver": "ide-hd"} | ({} if unit is None else slots.ide(unit))
     return Attachment(
         blockdevs=(block_node(node, path, format=spec.format, disk=spec, read_only=spec.read_only),),
         devices=(device,),
@@ -173,9 +197,9 @@ def read_only_drive(slots: Slots, purpose: str, path: str, slot: int) -> Attachm
     return Attachment(blockdevs=(block_node(node, path, format="raw", read_only=True),), devices=(device,))
 
 
-def cdrom(index: int, path: str | None) -> Attachment:
+def cdrom(slots: Slots, index: int, path: str | None, *, unit: int) -> Attachment:
     """A CD drive, empty without a path."""
-    device: Json = {"driver": "ide-cd", "id": f"cdrom{index}", "bootindex": 100 + index}
+    device: Json = {"driver": "ide-cd", "id": f"cdrom{index}", "bootindex": 100 + index} | slots.ide(unit)
     if path is None:
         return Attachment(devices=(device,))
     node = f"n-cdrom{index}"

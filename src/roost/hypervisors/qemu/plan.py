@@ -12,7 +12,8 @@ from roost.common.paths import VmPaths
 from roost.common.units import MIB
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import command, devices
-from roost.model.host import FirmwareImage, HostFacts, QemuFacts
+from roost.hypervisors.qemu.refusals import refusals
+from roost.model.host import FirmwareImage, HostFacts
 from roost.model.plan import (
     DiskResource,
     ExternalDisk,
@@ -28,9 +29,6 @@ from roost.model.spec import DiskSpec, VmSpec
 
 DEFAULT_CPU = "Westmere-v1"
 """x86-64-v2 with AES: every host of the last decade has it, TCG emulates all of it, and current distributions boot on it."""
-
-MIN_VERSION = (6, 2, 0)
-"""First QEMU whose `-device` takes JSON together with multi-function hotplug and `-action`; older ones are refused."""
 
 _Accelerator = Literal["kvm", "tcg"]
 
@@ -67,16 +65,12 @@ def plan(vm: Vm, host: HostFacts, firmware: FirmwareImage | None, memory: Path |
         firmware: the one chosen for the spec among the host's, None when the host has none that fits or none is needed.
         memory: the VM's directory on tmpfs, for RAM with that backing and for secrets; None where the host has no tmpfs.
     """
-    refusals = _refusals(vm, host, firmware)
-    if memory is None and (
-        vm.spec.memory.backing == "tmpfs" or any(d.kind == "secrets" for d in vm.spec.drives)
-    ):
-        refusals.append("memory: this host has no tmpfs for RAM or secrets; mount one on /dev/shm")
-    if refusals:
-        return Plan(hypervisor="qemu", accepted=False, refusals=tuple(refusals))
     ports = allocate_ports(vm)
     slots = devices.Slots(devices.family_of(vm.record.machine), ports)
     resources = _resources(vm, firmware, memory or vm.paths.run)
+    reasons = refusals(vm, host, firmware, memory, ports, command.models(vm, slots, resources))
+    if reasons:
+        return Plan(hypervisor="qemu", accepted=False, refusals=tuple(reasons))
     return Plan(
         hypervisor="qemu",
         accepted=True,
@@ -93,77 +87,6 @@ def needs_firmware(vm: Vm) -> Literal["uefi", "uefi-secure"] | None:
     """The firmware flavour that has to be looked for on the host."""
     wanted = vm.spec.firmware
     return wanted if wanted in ("uefi", "uefi-secure") else None
-
-
-def _refusals(vm: Vm, host: HostFacts, firmware: FirmwareImage | None) -> list[str]:
-    if host.qemu is None:
-        return [
-            f"QEMU: qemu-system-{host.arch} is not installed; `roost host check` has the command that installs it"
-        ]
-    family = devices.family_of(vm.record.machine)
-    refusals = _host_refusals(vm, host, host.qemu) + _boot_refusals(vm, firmware, family)
-    if family != "microvm" and any(port >= devices.PORTS for port in allocate_ports(vm).values()):
-        refusals.append(f"devices: at most {devices.PORTS} disks and NICs on one machine")
-    return refusals + (_microvm_refusals(vm) if family == "microvm" else [])
-
-
-def _host_refusals(vm: Vm, host: HostFacts, qemu: QemuFacts) -> list[str]:
-    spec = vm.spec
-    refusals = []
-    if host.arch != "x86_64":
-        refusals.append(f"architecture: the qemu backend runs x86_64 hosts only, this is {host.arch}")
-    if qemu.version < MIN_VERSION:
-        refusals.append(f"QEMU: {qemu.package} is older than 6.2; update it")
-    if vm.record.machine not in qemu.machines:
-        known = sorted(name for name, target in qemu.machines.items() if name != target)
-        refusals.append(f"machine: this QEMU has no {vm.record.machine}; it has {', '.join(known)}")
-    if spec.tpm and host.swtpm is None:
-        refusals.append("TPM: swtpm is not installed; install the package swtpm")
-    if any(nic.network for nic in spec.nics):
-        refusals.append("network: this host has no managed networks; use user or bridge")
-    if any(nic.bridge for nic in spec.nics) and not host.is_root:
-        refusals.append("bridge: only an agent that runs as root can put a NIC on a bridge; use user")
-    return refusals
-
-
-def _boot_refusals(vm: Vm, firmware: FirmwareImage | None, family: str) -> list[str]:
-    spec, image = vm.spec, vm.record.image
-    refusals = []
-    if needs_firmware(vm) and firmware is None:
-        refusals.append(
-            f"firmware: this host has none for {spec.firmware}; install the package ovmf (edk2-ovmf on EL)"
-        )
-    if image and image.kind == "kernel" and spec.firmware not in (None, "direct"):
-        refusals.append(
-            f"firmware: {spec.image} is a kernel image and is booted directly; leave firmware out"
-        )
-    if image and image.kind == "disk" and spec.firmware == "direct":
-        refusals.append(f"firmware: {spec.image} is a disk image and needs bios, uefi or uefi-secure")
-    if image and image.kind == "kernel" and spec.disk_size is not None:
-        refusals.append("disk_size: a kernel image has no disk; add one under disks")
-    if needs_firmware(vm) == "uefi-secure" and family != "q35":
-        refusals.append("firmware: uefi-secure needs machine q35")
-    return refusals
-
-
-def _microvm_refusals(vm: Vm) -> list[str]:
-    spec = vm.spec
-    refusals = []
-    if spec.firmware not in (None, "direct") or not (spec.kernel or vm.record.image):
-        refusals.append("machine: microvm boots a kernel directly; give a kernel or a kernel image")
-    if spec.tpm:
-        refusals.append("TPM: machine microvm has none")
-    if spec.cdroms:
-        refusals.append("cdroms: machine microvm has no CD drive; attach the ISO as a read-only disk")
-    if spec.console.vnc:
-        refusals.append("console: machine microvm has no display")
-    if spec.devices:
-        refusals.append("devices: machine microvm has no PCI or USB")
-    if any(disk.bus != "virtio" for _, disk in spec.named_disks()):
-        refusals.append("disks: machine microvm has only the virtio bus")
-    if any(nic.model != "virtio" for nic in spec.nics):
-        refusals.append("nics: machine microvm has only the virtio model")
-    return refusals
 
 
 def _warnings(vm: Vm, host: HostFacts) -> list[str]:

@@ -76,7 +76,9 @@ async def _power_down(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
 
 async def _end(handle: ProcessHandle) -> str:
     """End a process; the signal that it took."""
-    if processes.send_signal(handle, signal.SIGTERM) and not await processes.wait_gone(handle, TERM_TIMEOUT_S):
+    if processes.send_signal(handle, signal.SIGTERM) and not await processes.wait_gone(
+        handle, TERM_TIMEOUT_S
+    ):
         await processes.kill(handle)
         return "SIGKILL"
     return "SIGTERM"

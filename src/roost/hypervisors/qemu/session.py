@@ -110,19 +110,29 @@ class Sessions:
             known = self._monitors.get(vm.id)
             if known is not None and known.is_open:
                 return known
+
+            def closed() -> None:
+                if self._monitors.get(vm.id) is monitor:
+                    del self._monitors[vm.id]
+                    self._tell(Event(vm.id, "gone"))
+
             monitor = await Monitor.connect(
                 vm.paths.socket("qmp"),
                 vm=vm.spec.name,
                 on_event=lambda event, data: self._publish(vm.id, event, data),
-                on_close=lambda: self._closed(vm.id),
+                on_close=closed,
                 timeout_s=5.0,
             )
             self._monitors[vm.id] = monitor
             return monitor
 
+    def part(self, vm: Vm) -> Monitor | None:
+        """Forget the monitor of a VM whose process is about to be ended: that it goes is no event then."""
+        return self._monitors.pop(vm.id, None)
+
     async def close(self, vm: Vm) -> None:
-        """Forget the monitor of a VM whose process has ended or is about to."""
-        monitor = self._monitors.pop(vm.id, None)
+        """Forget the monitor of a VM whose process has ended, and close it."""
+        monitor = self.part(vm)
         if monitor is not None:
             await monitor.close()
 
@@ -146,10 +156,6 @@ class Sessions:
             return
         detail = str(data.get("reason") or data.get("device") or data.get("action") or "")
         self._tell(Event(vm_id, kind, detail))  # type: ignore[arg-type]
-
-    def _closed(self, vm_id: str) -> None:
-        self._monitors.pop(vm_id, None)
-        self._tell(Event(vm_id, "gone"))
 
     def _tell(self, event: Event) -> None:
         for queue in self._subscribers:
@@ -178,15 +184,18 @@ async def end_process(sessions: Sessions, vm: Vm, *, timeout_s: float = 10.0) ->
         await sessions.close(vm)
         settle_overlays(vm.paths.disks)
         return
+    monitor: Monitor | None = None
     try:
         monitor = await sessions.monitor(vm)
+        sessions.part(vm)
         await monitor.execute("quit", timeout_s=5.0)
     except RoostError:
         pass  # it closes the connection before it answers, or hangs: the process is what counts
     if not await processes.wait_gone(handle, timeout_s):
         await processes.kill(handle)
         await processes.wait_gone(handle, timeout_s)
-    await sessions.close(vm)
+    if monitor is not None:
+        await monitor.close()
     settle_overlays(vm.paths.disks)
 
 

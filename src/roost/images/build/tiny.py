@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import platform
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,15 +50,15 @@ async def build_tiny(
         raise Unsupported("the tiny image can only be built on x86-64")
     require_tools("apt-get", "dpkg-deb")
     apt = Apt(store.cache / "apt", mirror)
-    await apt.update(progress)
-    versions = await _versions(apt)
-    recipe = _recipe(versions)
-    known = await store.find_built(recipe)
-    if known is not None:
-        await store.set_name(name, known.id)
-        return Result(known, fresh=False)
-    packages = await apt.fetch(versions, progress)
-    async with store.workspace() as work:
+    async with apt.locked(progress), store.workspace() as work:
+        await apt.update(progress)
+        versions = await _versions(apt)
+        recipe = _recipe(versions)
+        known = await store.find_built(recipe)
+        if known is not None:
+            await store.set_name(name, known.id)
+            return Result(known, fresh=False)
+        packages = await apt.fetch(versions, progress)
         tree, image = work / "tree", work / "image"
         tree.mkdir()
         image.mkdir()
@@ -128,9 +127,11 @@ async def _libraries(tree: Path, program: Path) -> dict[str, Path]:
 
 
 def _assemble(tree: Path, image: Path, libraries: dict[str, Path], applets: Iterable[str]) -> None:
-    """Write `kernel` and `initrd`. The initrd is not compressed: unpacking takes longer than reading, here."""
+    """Write `kernel`, the same packed as `vmlinuz`, and `initrd`. The initrd is not compressed: unpacking takes longer than reading, here."""
     version = _kernel_version(tree)
-    (image / "kernel").write_bytes(extract_vmlinux((tree / f"boot/vmlinuz-{version}").read_bytes()))
+    packed = (tree / f"boot/vmlinuz-{version}").read_bytes()
+    (image / "vmlinuz").write_bytes(packed)
+    (image / "kernel").write_bytes(extract_vmlinux(packed))
     entries = {
         "init": Entry.symlink("bin/busybox"),
         "dev/console": Entry.character_device(5, 1),
@@ -155,4 +156,7 @@ def _assemble(tree: Path, image: Path, libraries: dict[str, Path], applets: Iter
 
 
 def _copied(path: Path) -> Entry:
-    return Entry.file(path.read_bytes(), executable=os.access(path, os.X_OK))
+    data = path.read_bytes()
+    return Entry.file(
+        data, executable=data.startswith((b"#!", b"\x7fELF"))
+    )  # whatever an installer made of its mode
