@@ -160,6 +160,13 @@ def test_an_idle_agent_sleeps(start: Start) -> None:
     assert switches() - before <= 2
 
 
+def test_a_home_that_cannot_be_made_is_refused_with_the_way_out(start: Start, home: Home) -> None:
+    home.images.touch()
+    daemon = start(ready=False)
+    assert daemon.process.wait(timeout=30) != 0
+    assert f"cannot use {home.images}" in daemon.stderr.read()
+
+
 def test_the_socket_is_for_its_user_alone(home: Home) -> None:
     server.make_directories(home)
     home.agent_socket.touch()

@@ -39,8 +39,10 @@ async def test_the_console_ends_with_the_serial_line(api: Api) -> None:
     vm = await api.vm(state="running")
     async with dial(api, "web/console") as socket:
         (await serial_line(api, socket, vm.id)).close()
-        with pytest.raises(ConnectionClosed):
+        with pytest.raises(ConnectionClosed) as closed:
             await socket.recv()
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1001
 
 
 async def test_the_serial_line_is_let_go_when_the_watcher_leaves(api: Api) -> None:

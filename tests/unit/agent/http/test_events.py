@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from roost.agent.progress import ignore
-from tests.unit.agent.http.conftest import Api
+from tests.unit.agent.http.conftest import Api, until
 
 
 async def test_what_happens_after_the_subscription_is_told(api: Api) -> None:
@@ -27,3 +27,9 @@ async def test_a_stopping_agent_ends_the_stream_properly(api: Api) -> None:
         api.stop.set()
         assert [event async for event in events] == []
     await api.server
+
+
+async def test_a_reader_that_leaves_leaves_nothing_behind(api: Api) -> None:
+    async with api.events("/v1/events"):
+        assert len(api.services.events._subscriptions) == 1
+    await until(lambda: not api.services.events._subscriptions)
