@@ -12,12 +12,11 @@ from roost.agent.node import Node
 from roost.agent.store import Entry
 from roost.common.log import get_logger
 from roost.errors import RoostError
-from roost.guest import GuestAgent, GuestTimeouts, kernel_log, reseed, set_clock
+from roost.guest import GuestAgent, kernel_log, reseed, set_clock
 from roost.model.vm import WakeReport
 
 log = get_logger(__name__)
 
-TIMEOUTS = GuestTimeouts(connect_s=15.0, command_s=20.0)
 _VMGENID_LINE = "reseeded due to virtual machine fork"
 """What Linux logs when a new VM generation id made it reseed. Source: Linux drivers/char/random.c, 5.18."""
 
@@ -30,7 +29,7 @@ async def care(node: Node, entry: Entry) -> None:
     if not entry.applied.guest_agent:
         done = report.model_copy(update={"clock": "no-agent", "reseeded": _without_agent(report)})
     else:
-        done = await _with_agent(entry, report)
+        done = await _with_agent(node, entry, report)
     entry.update(wake=done)
     if done.reseeded == "unverified":
         node.tell(
@@ -38,9 +37,9 @@ async def care(node: Node, entry: Entry) -> None:
         )
 
 
-async def _with_agent(entry: Entry, report: WakeReport) -> WakeReport:
+async def _with_agent(node: Node, entry: Entry, report: WakeReport) -> WakeReport:
     try:
-        async with GuestAgent.connect(entry.paths.socket("qga"), vm=entry.name, timeouts=TIMEOUTS) as guest:
+        async with node.guests.conversation(entry) as guest:
             clock: Literal["stepped", "unanswered"] = "unanswered"
             try:
                 await set_clock(guest)

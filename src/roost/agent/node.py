@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roost.agent.events import EventBus
+from roost.agent.guests import Guests
 from roost.agent.recovery import judge
 from roost.agent.store import Entry, Store
 from roost.api.types import AgentEvent
@@ -46,6 +47,7 @@ class Node:
     consoles: ConsoleClient
     bus: EventBus
     store: Store
+    guests: Guests = field(default_factory=Guests)
     boot_id: str = field(default_factory=boot_id)
 
     def backend(self, entry: Entry) -> Hypervisor:

@@ -9,16 +9,14 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from roost.agent.devices import restart_due
+from roost.agent.guests import PROBE_S
 from roost.agent.node import Node
 from roost.agent.store import Entry
 from roost.api.types import DiskView, NicView, VmView
 from roost.errors import RoostError
-from roost.guest import GuestAgent, GuestTimeouts
 from roost.host.qcow2 import read_header
 from roost.model.plan import DiskResource, ExternalDisk
 from roost.model.vm import Address
-
-_QUICK = GuestTimeouts(connect_s=1.0, command_s=2.0)
 
 
 def view(node: Node, entry: Entry) -> VmView:
@@ -81,7 +79,7 @@ async def full_view(node: Node, entry: Entry) -> VmView:
     ]
     answers: bool | None = None
     if entry.status.state == "running" and entry.applied.guest_agent:
-        found = await _ask_guest(entry)
+        found = await _ask_guest(node, entry)
         answers = found is not None
         addresses += found or []
     return short.model_copy(
@@ -94,9 +92,10 @@ async def full_view(node: Node, entry: Entry) -> VmView:
     )
 
 
-async def _ask_guest(entry: Entry) -> list[Address] | None:
+async def _ask_guest(node: Node, entry: Entry) -> list[Address] | None:
     try:
-        async with GuestAgent.connect(entry.paths.socket("qga"), vm=entry.name, timeouts=_QUICK) as guest:
+        async with node.guests.conversation(entry) as guest:
+            await guest.ping(timeout_s=PROBE_S)
             interfaces = await guest.interfaces()
     except RoostError:
         return None  # an answer in itself: the view says that the agent does not answer

@@ -15,7 +15,6 @@ from pathlib import Path
 from roost.agent import views
 from roost.agent.creation import Creation
 from roost.agent.devices import Devices
-from roost.agent.guests import Guests
 from roost.agent.hostlife import autostart, drain
 from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node, cancel_background
@@ -46,7 +45,6 @@ class Vms:
         self._lifecycle = Lifecycle(node)
         self._creation = Creation(node, self._lifecycle)
         self._devices = Devices(node)
-        self._guests = Guests(node)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start_up(self) -> None:
@@ -241,13 +239,13 @@ class Vms:
         return self._node.store.find(ref).paths.serial_log
 
     def guest(self, ref: str) -> AbstractAsyncContextManager[GuestAgent]:
-        return self._guests.conversation(self._running(ref))
+        return self._node.guests.conversation(self._running(ref))
 
     async def wait(self, ref: str, condition: str, timeout_s: float) -> VmView:
         async def reached() -> Entry | None:
             entry = self._node.store.find(ref)
             if condition == "ready":
-                ready = entry.status.state == "running" and await self._guests.answers(entry)
+                ready = entry.status.state == "running" and await self._node.guests.answers(entry)
                 return entry if ready else None
             return entry if entry.status.state == condition and not entry.busy else None
 
