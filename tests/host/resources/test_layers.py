@@ -149,13 +149,13 @@ async def test_sweeping_keeps_what_disks_stand_on_through_other_layers(home: Hom
     assert await sweep_layers(home, lambda: [disk, clone]) == []
     assert await sweep_layers(home, lambda: [clone]) == [second]
     assert holds_pattern(clone)
-    assert await sweep_layers(home, lambda: []) == [first]
+    assert await sweep_layers(home, list) == [first]
 
 
 async def test_a_sweep_waits_until_layers_need_not_be_kept(home: Home, disk: Path) -> None:
     layer = await freeze(disk, home.layers, "one", uid=None)
     with keep_layers(home.layers):
-        sweep = asyncio.create_task(sweep_layers(home, lambda: []))
+        sweep = asyncio.create_task(sweep_layers(home, list))
         await asyncio.wait([sweep], timeout=0.05)
         assert layer.exists()
     assert await sweep == [layer]

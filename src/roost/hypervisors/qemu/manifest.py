@@ -142,7 +142,9 @@ def disks_agree(manifest: Manifest) -> list[str]:
         try:
             if mark.is_same_file(path):
                 continue
-            chain = backing_chain(path) if path.suffix == ".qcow2" else []  # a raw disk's header is the guest's
+            chain = (
+                backing_chain(path) if path.suffix == ".qcow2" else []
+            )  # a raw disk's header is the guest's
             if not (chain and mark.is_same_file(chain[0]) and holds_nothing(path)):
                 wrong.append(mark.path)
         except (OSError, StorageError):

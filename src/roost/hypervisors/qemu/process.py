@@ -20,7 +20,6 @@ from roost.hypervisors.base import Vm
 from roost.model.host import HostFacts
 from roost.model.plan import Plan, TapResource
 
-
 _PREAMBLE = re.compile(r"^(\d{4}-\S+Z )?(\S*qemu\S*: )?(-\S+ (\{.*\}|\S+): )?")
 """What QEMU puts before its own words: `-msg`'s time, the program's name, the option it is about."""
 

@@ -127,7 +127,10 @@ async def _libraries(tree: Path, program: Path) -> dict[str, Path]:
 
 
 def _assemble(tree: Path, image: Path, libraries: dict[str, Path], applets: Iterable[str]) -> None:
-    """Write `kernel`, the same packed as `vmlinuz`, and `initrd`. The initrd is not compressed: unpacking takes longer than reading, here."""
+    """Write `kernel`, the same packed as `vmlinuz`, and `initrd`.
+
+    The initrd is not compressed: unpacking takes longer than reading, here.
+    """
     version = _kernel_version(tree)
     packed = (tree / f"boot/vmlinuz-{version}").read_bytes()
     (image / "vmlinuz").write_bytes(packed)
