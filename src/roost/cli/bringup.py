@@ -12,14 +12,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from roost.cli.app import App
+from roost.cli.output import Json
 from roost.common.files import exclusive_lock, read_json, write_json
 from roost.common.paths import Home
 from roost.errors import ConflictError, HostError, UnreachableError
 
-Json = dict[str, Any]
 T = TypeVar("T")
 
 UNIT = "roost-agent.service"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +10,7 @@ from roost.cli.app import App
 from roost.cli.errors import DONE, FAILED
 from roost.cli.groups import Group
 from roost.cli.options import output_option
-from roost.cli.output import table
+from roost.cli.output import Json, table
 from roost.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -38,14 +38,14 @@ def check(app: App) -> int:
     return FAILED if any(check["status"] == "missing" for check in checks) else DONE
 
 
-async def _run_checks(home: Home) -> list[dict[str, Any]]:
+async def _run_checks(home: Home) -> list[Json]:
     from roost.host.check import run_checks
     from roost.host.facts import observe_host
 
     return [check.model_dump(mode="json") for check in await run_checks(home, await observe_host(home))]
 
 
-def _check_table(checks: list[dict[str, Any]]) -> str:
+def _check_table(checks: list[Json]) -> str:
     rows = table(("CHECK", "STATUS", "DETAIL"), [(c["name"], c["status"], c["detail"]) for c in checks])
     remedies = [f"  {check['remedy']}" for check in checks if check["remedy"]]
     return "\n".join([rows, "", "To mend it:", *remedies]) if remedies else rows

@@ -11,11 +11,9 @@ from roost.cli.app import App
 from roost.cli.errors import DONE
 from roost.cli.groups import Group
 from roost.cli.options import complete_images, image_argument, output_option
-from roost.cli.output import ago, moment, sections, table
+from roost.cli.output import Json, ago, moment, sections, table
 from roost.common.units import human_size
 from roost.errors import RoostError
-
-Json = dict[str, Any]
 
 _SHORT_ID = 12
 name_option = click.option("--name", help="What to call it; without it, as the recipe or the file.")

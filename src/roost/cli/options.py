@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from roost.common.units import parse_duration
 from roost.errors import RoostError
 
 if TYPE_CHECKING:
     from roost.client.agent import Agent
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -56,6 +58,25 @@ image_argument = click.argument("image", shell_complete=complete_images)
 
 def _set_output(ctx: click.Context, param: click.Parameter, value: str) -> None:  # noqa: ARG001 click's signature
     ctx.obj.output = value
+
+
+def timeout_option(text: str, *, default: str | None = None) -> Callable[[F], F]:
+    """`--timeout`, with `text` as its help: seconds, written as `90`, `30s` or `1m30s`."""
+
+    def parse(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+        try:
+            return None if value is None else parse_duration(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return click.option(
+        "--timeout",
+        metavar="DURATION",
+        default=default,
+        show_default=bool(default),
+        callback=parse,
+        help=text,
+    )
 
 
 def output_option(command: F) -> F:

@@ -13,6 +13,9 @@ from typing import Any
 
 import click
 
+Json = dict[str, Any]
+"""An answer of the API, or a part of one."""
+
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _COLOURS = {
     "running": "green",

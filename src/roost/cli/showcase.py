@@ -6,19 +6,16 @@ import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
 from roost.cli.app import App
 from roost.cli.bringup import Note, answering, start_agent, stop_agent
 from roost.cli.options import output_option
-from roost.cli.output import duration, printable
+from roost.cli.output import Json, duration, printable
 from roost.cli.progress import Progress
 from roost.cli.vm.watch import plain
 from roost.errors import NotFoundError, RoostError, UnreachableError
-
-Json = dict[str, Any]
 
 NAME, IMAGE = "hello", "tiny"
 SPEC = Path(__file__).with_name("hello.yaml")
@@ -59,6 +56,32 @@ class _Show:
         self.say(f"{printable(output.rstrip())}\n{click.style(f'  {duration(seconds)}', dim=True)}")
         self.steps.append({"command": command, "output": output, "seconds": round(seconds, 4)})
         return output
+
+    def run_inside(self, *argv: str) -> str:
+        """The output of a command in the VM."""
+
+        def work() -> tuple[str, None]:
+            ran = self.app.agent.guest.run(NAME, argv, timeout_s=30.0)
+            if ran.status != 0:
+                said = ran.stderr.decode(errors="replace").strip()
+                raise RoostError(f"`{shlex.join(argv)}` in {NAME} ended with status {ran.status}: {said}")
+            return ran.stdout.decode(errors="replace"), None
+
+        return self.run(f"roost vm exec {NAME} -- {shlex.join(argv)}", work)
+
+    def act(self, verb: str, measure: str) -> None:
+        """`sleep` or `wake`, with the time that the VM's report of it has as `measure`."""
+
+        def work() -> tuple[str, float | None]:
+            vm = self.app.finish(self.app.agent.vms.act(NAME, verb))
+            report = vm[verb]
+            return f"{NAME} is {vm['state']}", report[measure] / 1000 if report else None
+
+        self.run(f"roost vm {verb} {NAME}", work)
+
+    def console_tail(self) -> tuple[str, None]:
+        chunks = plain(self.app.agent.guest.serial_log(NAME, lines=4))
+        return b"".join(chunks).replace(b"\r", b"").decode(errors="replace"), None
 
 
 @click.command()
@@ -129,39 +152,14 @@ def _hello_runs(show: _Show, note: Note) -> None:
 
 
 def _show_off(show: _Show) -> None:
-    app = show.app
-
-    def inside(argv: list[str]) -> Callable[[], tuple[str, None]]:
-        def work() -> tuple[str, None]:
-            ran = app.agent.guest.run(NAME, argv, timeout_s=30.0)
-            if ran.status != 0:
-                said = ran.stderr.decode(errors="replace").strip()
-                raise RoostError(f"`{shlex.join(argv)}` in {NAME} ended with status {ran.status}: {said}")
-            return ran.stdout.decode(errors="replace"), None
-
-        return work
-
-    def act(verb: str, report: str, key: str) -> Callable[[], tuple[str, float | None]]:
-        def work() -> tuple[str, float | None]:
-            vm = app.finish(app.agent.vms.act(NAME, verb))
-            measured = vm[report]
-            return f"{NAME} is {vm['state']}", measured[key] / 1000 if measured else None
-
-        return work
-
-    def console_tail() -> tuple[str, None]:
-        lines = plain(app.agent.guest.serial_log(NAME, lines=4))
-        return b"".join(lines).replace(b"\r", b"").decode(errors="replace"), None
-
-    exec_in_hello = f"roost vm exec {NAME} -- "
-    show.run(exec_in_hello + "uname -a", inside(["uname", "-a"]))
-    show.run(f"roost vm logs {NAME} --lines 4", console_tail)
-    before = show.run(exec_in_hello + shlex.join(_BOOT_ID), inside(_BOOT_ID))
-    show.run(exec_in_hello + shlex.join(_UPTIME), inside(_UPTIME))
-    show.run(f"roost vm sleep {NAME}", act("sleep", "sleep", "paused_ms"))
-    show.run(f"roost vm wake {NAME}", act("wake", "wake", "running_ms"))
-    after = show.run(exec_in_hello + shlex.join(_BOOT_ID), inside(_BOOT_ID))
-    show.run(exec_in_hello + shlex.join(_UPTIME), inside(_UPTIME))
+    show.run_inside("uname", "-a")
+    show.run(f"roost vm logs {NAME} --lines 4", show.console_tail)
+    before = show.run_inside(*_BOOT_ID)
+    show.run_inside(*_UPTIME)
+    show.act("sleep", "paused_ms")
+    show.act("wake", "running_ms")
+    after = show.run_inside(*_BOOT_ID)
+    show.run_inside(*_UPTIME)
     if before != after:
         raise RoostError(f"{NAME} booted anew in place of waking", hint=f"see: roost vm show {NAME}")
     show.say(

@@ -10,7 +10,7 @@ from typing import Any
 
 from roost.client.errors import restore_error
 from roost.client.transport import Json, Transport, path_of
-from roost.errors import OutcomeUnknown, UnreachableError
+from roost.errors import NotFoundError, OutcomeUnknown, UnreachableError
 
 GRACE_S = 0.4
 """How long a request waits for its operation to end: most wakes, pauses and sleeps need no second request."""
@@ -43,7 +43,10 @@ class Operation:
         """
         try:
             self._follow(watch)
-        except UnreachableError as error:
+        except (
+            UnreachableError,
+            NotFoundError,
+        ) as error:  # a new agent does not know the old one's operations
             raise OutcomeUnknown(
                 f"the agent went away during {self.title}: {error.message}",
                 hint="it settles this when it is back: roost up, then look with roost vm list",

@@ -67,6 +67,12 @@ def test_words_and_names(words: list[str], offered: list[str]) -> None:
     assert completions(*words) == offered
 
 
+def test_the_socket_on_the_command_line_counts(full: StubAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROOST_SOCKET", "/nonexistent/a.sock")
+
+    assert completions("--socket", str(full.socket_path), "vm", "stop", "d") == ["db"]
+
+
 def test_no_agent_completes_nothing_in_silence(stub: StubAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROOST_SOCKET", "/nonexistent/a.sock")
 

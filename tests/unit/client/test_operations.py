@@ -64,6 +64,14 @@ def test_an_agent_that_goes_away_leaves_the_outcome_open(stub: StubAgent, agent:
         agent.vms.start("web").result()
 
 
+def test_an_agent_that_was_replaced_leaves_it_open_too(stub: StubAgent, agent: Agent) -> None:
+    stub.on("POST", "/v1/vms/web/start", Answer(RUNNING, 202))
+    stub.on("GET", "/v1/operations/op1/events", events(RUNNING))
+
+    with pytest.raises(OutcomeUnknown):
+        agent.vms.start("web").result()
+
+
 def test_it_can_be_cancelled(stub: StubAgent, agent: Agent) -> None:
     stub.on("POST", "/v1/images/build", Answer(operation("image.build", "tiny", state="running"), 202))
     stub.on("DELETE", "/v1/operations/op1", Answer(RUNNING, 202))

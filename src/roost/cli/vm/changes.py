@@ -12,9 +12,8 @@ from typing import Any
 import click
 
 from roost.cli.app import App
+from roost.cli.output import Json
 from roost.errors import Unsupported
-
-Json = dict[str, Any]
 
 _EFFECTS = {"now": ("now", "green"), "next-start": ("at the next start", "yellow"), "never": ("never", "red")}
 

@@ -33,9 +33,12 @@ if TYPE_CHECKING:
 _IN_GUEST = re.compile(r"([a-z0-9][a-z0-9-]*):(.+)", re.DOTALL)
 _CHUNK = 1 << 18
 
-_FIND_ROOM = (
-    "command -v tar >/dev/null || exit 127; for d in /var/tmp /tmp; do [ -d $d ] && echo $d && exit; done"
-)
+# Scripts for the guest's shell. A new file has its permissions before it has its content; the guest agent's own have 666.
+_MAKE = '[ -d "$1" ] && f=${1%/}/$2 || f=$1; umask 077; : >"$f" && { chmod "$3" "$f"; printf %s "$f"; }'
+_MAKE_ROOM = """
+command -v tar >/dev/null || exit 127
+[ -d /var/tmp ] && f=/var/tmp/$1 || f=/tmp/$1; umask 077; : >"$f" && printf %s "$f"
+"""
 _UNPACK = '[ -d "$1" ] && d=$1/$2 || d=$1; mkdir -p "$d" && tar -xf "$3" -C "$d"'
 
 
@@ -90,11 +93,8 @@ class _Copy:
         if source.is_dir():
             self._tree_into(source, target)
         elif source.exists():
-            if target.endswith("/") or self._is_directory(target):
-                target = posixpath.join(target, source.name)
-            self._make(target, source.stat().st_mode & 0o755)
             with source.open("rb") as file:
-                self._send(file, target)
+                self._send(file, self._make(target, source))
         else:
             raise NotFoundError(f"there is no {source} here")
         return []
@@ -121,12 +121,11 @@ class _Copy:
             archive.seek(0)
             room = self._room()
             try:
-                self._make(room, 0o600)
                 self._send(archive, room)
                 self._progress.update("unpacking")
                 self._shell(_UNPACK, target.rstrip("/") or "/", source.resolve().name, room)
             finally:
-                self._shell('rm -f "$1"', room)
+                self._remove(room)
 
     def _tree_out(self, source: str, target: Path) -> list[str]:
         with tempfile.TemporaryFile() as archive:
@@ -136,20 +135,33 @@ class _Copy:
                 self._shell('tar -cf "$2" -C "$1" .', source, room)
                 self._fetch(room, archive)
             finally:
-                self._shell('rm -f "$1"', room)
+                self._remove(room)
             archive.seek(0)
             target.mkdir(exist_ok=True)
             return unpack(archive, target)
 
     def _room(self) -> str:
-        """A path for a temporary file in the guest."""
-        directory = self._shell(_FIND_ROOM).decode().strip()
-        return f"{directory}/.roost-{secrets.token_hex(6)}.tar"
+        """A new temporary file in the guest, which only its owner may read."""
+        return self._shell(_MAKE_ROOM, f".roost-{secrets.token_hex(6)}.tar").decode()
+
+    def _remove(self, path: str) -> None:
+        with suppress(RoostError):  # what went wrong before says more
+            self._shell('rm -f "$1"', path)
+
+    def _make(self, target: str, source: Path) -> str:
+        """Make `source`'s empty copy, of its permissions, at or in `target`; its path."""
+        mode = f"{source.stat().st_mode & 0o755:o}"
+        try:
+            return self._shell(_MAKE, target, source.name, mode).decode()
+        except (
+            CommandRejected
+        ):  # a guest without sh has no such permissions either; the path must say what it is
+            return posixpath.join(target, source.name) if target.endswith("/") else target
 
     def _is_directory(self, path: str) -> bool:
         try:
             return self._guest.run(self._vm, ["sh", "-c", '[ -d "$1" ]', "sh", path]).status == 0
-        except CommandRejected:  # the guest has no sh, so the path must say it
+        except CommandRejected:  # it has no sh, and then no tar
             return False
 
     def _shell(self, script: str, *arguments: str) -> bytes:
@@ -159,11 +171,6 @@ class _Copy:
             hint = "install tar in the guest, or copy files one by one" if ran.status == 127 else ""
             raise RoostError(f"{self._vm} cannot copy this: {said}", hint=hint)
         return ran.stdout
-
-    def _make(self, path: str, mode: int) -> None:
-        """An empty file with these permissions, before anything is in it that others should not read."""
-        with suppress(CommandRejected):  # a guest without sh has no such permissions either
-            self._shell('umask 077 && : >"$1" && chmod "$2" "$1"', path, f"{mode:o}")
 
     def _send(self, file: IO[bytes], path: str) -> None:
         total = os.fstat(file.fileno()).st_size

@@ -10,6 +10,7 @@ import click
 from roost.cli.app import App
 from roost.cli.errors import DONE, REFUSED
 from roost.cli.options import complete_images, output_option
+from roost.cli.output import Json
 from roost.cli.vm.each import seconds_of
 from roost.cli.vm.specs import FILE, read_spec
 from roost.cli.vm.views import after_action
@@ -32,7 +33,7 @@ def plan(app: App, file: str) -> int:
     return DONE if any(plan["accepted"] for plan in plans) else REFUSED
 
 
-def _plan_text(plan: dict[str, Any]) -> str:
+def _plan_text(plan: Json) -> str:
     if plan["accepted"]:
         verdict = (
             f"{click.style('accepted', fg='green')}, {plan['accelerator']}, {plan['machine']}, {plan['cpu']}"
@@ -54,7 +55,7 @@ def _command_text(argv: list[str]) -> str:
     return f"  run: {shlex.quote(argv[0])}{''.join(words)}"
 
 
-def _resource_text(resource: dict[str, Any]) -> str:
+def _resource_text(resource: Json) -> str:
     """`disk root: /var/lib/…/root.qcow2, 2.0 GiB, on /var/lib/roost/images/…`."""
     name = resource.get("name") or resource.get("purpose") or ""
     size = resource.get("size_bytes")
@@ -96,7 +97,7 @@ def create(app: App, /, file: str | None, start: bool, **words: Any) -> None:
     app.show(app.finish(operation), lambda vm: _made_text(vm, seconds_of(operation)))
 
 
-def _made_text(vm: dict[str, Any], seconds: float | None) -> str:
+def _made_text(vm: Json, seconds: float | None) -> str:
     password = vm["one_time_password"]
     text = after_action(vm, seconds)
     return f"{text}\npassword of its first login, shown this once: {password}" if password else text

@@ -34,14 +34,18 @@ def edit(app: App, name: str) -> int:
     fd, path_name = tempfile.mkstemp(prefix=f"roost-{name}-", suffix=".yaml")
     os.close(fd)
     path = Path(path_name)
-    path.write_text(original)
+    _write(path, original)
+    kept = f"your text is kept in {path}"
     try:
         done = _edit_until_right(app, name, path, original)
     except RoostError as error:
-        error.hint = "; ".join(filter(None, [error.hint, f"your text is kept in {path}"]))
+        error.hint = "; ".join(filter(None, [error.hint, kept]))
+        raise
+    except (click.Abort, KeyboardInterrupt):
+        click.echo(f"\n{kept}", err=True)
         raise
     if not done:
-        click.echo(f"nothing is applied; your text is kept in {path}", err=True)
+        click.echo(f"nothing is applied; {kept}", err=True)
         return FAILED
     path.unlink()
     return DONE
@@ -51,9 +55,9 @@ def _edit_until_right(app: App, name: str, path: Path, original: str) -> bool:
     """True once the text is applied (or was not changed), False when the user decided against it."""
     problem: SpecError | None = None
     while True:
-        opened = path.read_text()
+        opened = _read(path)
         _run_editor(path)
-        written = path.read_text()
+        written = _read(path)
         text = "".join(
             line for line in written.splitlines(keepends=True) if not line.lstrip().startswith(_MARK)
         )
@@ -66,7 +70,7 @@ def _edit_until_right(app: App, name: str, path: Path, original: str) -> bool:
             return change(app, {"document": text, "source": name}, title=name, ref=name)
         except SpecError as error:
             problem = error
-            path.write_text(annotate(text, error))
+            _write(path, annotate(text, error))
 
 
 def annotate(text: str, error: RoostError) -> str:
@@ -94,3 +98,12 @@ def _run_editor(path: Path) -> None:
         ) from error
     if status != 0:
         raise RoostError(f"the editor ended with status {status}")
+
+
+def _read(path: Path) -> str:
+    """Bytes that are no UTF-8 survive the way to `_write`; the agent says where they are."""
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")

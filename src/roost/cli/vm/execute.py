@@ -11,7 +11,7 @@ import click
 
 from roost.cli.app import App
 from roost.cli.errors import EXEC_FAILED
-from roost.cli.options import output_option, vm_argument
+from roost.cli.options import output_option, timeout_option, vm_argument
 
 
 class ExecCommand(click.Command):
@@ -31,9 +31,7 @@ class ExecCommand(click.Command):
 @click.option(
     "-e", "--env", "variables", multiple=True, metavar="KEY=VALUE", help="Set a variable; repeatable."
 )
-@click.option(
-    "--timeout", type=float, default=3600.0, metavar="SECONDS", help="End the command after this long."
-)
+@timeout_option("Give the command up after this long.", default="1h")
 @output_option
 @click.pass_obj
 def execute(app: App, name: str, command: tuple[str, ...], variables: tuple[str, ...], timeout: float) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from roost.cli.app import App
-from roost.cli.options import output_option, vms_argument
+from roost.cli.options import output_option, timeout_option, vms_argument
 from roost.cli.vm.each import for_each
 
 if TYPE_CHECKING:
@@ -59,23 +59,21 @@ def start(app: App, names: Names, cold: bool) -> int:
 
 @click.command()
 @vms_argument
-@click.option(
-    "--timeout", metavar="SECONDS", help="How long a guest may take; without it, what its spec says."
-)
+@timeout_option("How long a guest may take; without it, what its spec says.")
 @click.option("--force", is_flag=True, help="Do not ask the guest: cut the power, or give a saved state up.")
 @output_option
 @click.pass_obj
-def stop(app: App, names: Names, timeout: str | None, force: bool) -> int:
+def stop(app: App, names: Names, timeout: float | None, force: bool) -> int:
     """Ask VMs to power down, and force those that do not in time."""
     return _act(app, names, "stop", timeout=timeout, force=force)
 
 
 @click.command()
 @vms_argument
-@click.option("--timeout", metavar="SECONDS", help="How long a guest may take to power down.")
+@timeout_option("How long a guest may take to power down.")
 @output_option
 @click.pass_obj
-def restart(app: App, names: Names, timeout: str | None) -> int:
+def restart(app: App, names: Names, timeout: float | None) -> int:
     """Stop and start, so that changes of the spec take effect."""
     return _act(app, names, "restart", timeout=timeout)
 

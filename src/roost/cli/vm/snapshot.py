@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from roost.cli.app import App
 from roost.cli.groups import Group
 from roost.cli.options import output_option, snapshot_argument, vm_argument
-from roost.cli.output import ago, table
+from roost.cli.output import Json, ago, table
 from roost.cli.vm.views import after_action
 from roost.common.units import human_size
-
-Json = dict[str, Any]
 
 
 @click.group(cls=Group)

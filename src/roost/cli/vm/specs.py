@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from roost.cli.errors import UsageProblem
+from roost.cli.output import Json
 
 FILE = click.Path(exists=True, dir_okay=False, allow_dash=True)
 
 
-def read_spec(file: str) -> dict[str, Any]:
+def read_spec(file: str) -> Json:
     """A file, or `-` for standard input, as an `api.types.SpecDocument`; relative paths in it start at its directory.
 
     Raises:

@@ -6,12 +6,9 @@ Callers: the commands of `roost vm` and `roost up`. Input is `api.types.VmView` 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from roost.cli.output import ago, duration, moment, sections, table
+from roost.cli.output import Json, ago, duration, moment, sections, table
 from roost.common.units import format_size, human_size
-
-Json = dict[str, Any]
 
 
 def state_of(vm: Json) -> str:

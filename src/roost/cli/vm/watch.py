@@ -8,16 +8,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from roost.cli.app import App
-from roost.cli.options import complete_vms, output_option, vm_argument
-from roost.cli.output import coloured, printable
+from roost.cli.options import complete_vms, output_option, timeout_option, vm_argument
+from roost.cli.output import Json, coloured, printable
 from roost.cli.progress import Progress
 from roost.cli.vm.views import after_action
-from roost.common.units import parse_duration
 
 _SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
 _UNFINISHED = re.compile(rb"\x1b[^\x1b]{0,256}\Z")
@@ -71,16 +69,9 @@ def events(app: App, name: str | None) -> None:
             click.echo(json.dumps(event, ensure_ascii=False))
 
 
-def _event_text(event: dict[str, Any]) -> str:
+def _event_text(event: Json) -> str:
     time = datetime.fromisoformat(event["time"]).astimezone()
     return f"{time:%H:%M:%S}  {event['vm']}  {coloured(event['kind'])}  {printable(event['detail'])}".rstrip()
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:  # noqa: ARG001 click's signature
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
 
 
 @click.command()
@@ -93,7 +84,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:  
     show_default=True,
     help="`ready`: the guest agent answers.",
 )
-@click.option("--timeout", default="60s", show_default=True, callback=_seconds, help="Such as 30s or 2m.")
+@timeout_option("Give up after this long, such as 30s or 2m.", default="60s")
 @output_option
 @click.pass_obj
 def wait(app: App, name: str, condition: str, timeout: float) -> None:

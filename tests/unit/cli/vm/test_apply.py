@@ -111,10 +111,12 @@ class Editor:
         seen.mkdir(exist_ok=True)
         script.write_text(
             "import pathlib, sys\n"
-            "file = pathlib.Path(sys.argv[1]); text = file.read_text()\n"
-            f"seen = pathlib.Path({str(seen)!r}); (seen / str(len(list(seen.iterdir())))).write_text(text)\n"
+            "any_bytes = {'encoding': 'utf-8', 'errors': 'surrogateescape'}\n"
+            f"file, seen = pathlib.Path(sys.argv[1]), pathlib.Path({str(seen)!r})\n"
+            "text = file.read_text(**any_bytes)\n"
+            "(seen / str(len(list(seen.iterdir())))).write_text(text, **any_bytes)\n"
             f"{code}\n"
-            "file.write_text(text)\n"
+            "file.write_text(text, **any_bytes)\n"
         )
         self._monkeypatch.setenv("VISUAL", f"{sys.executable} {script}")
         self._monkeypatch.setenv("TMPDIR", str(self._directory))
@@ -122,7 +124,7 @@ class Editor:
 
     @property
     def seen(self) -> list[str]:
-        return [path.read_text() for path in sorted((self._directory / "seen").iterdir())]
+        return [path.read_text(errors="replace") for path in sorted((self._directory / "seen").iterdir())]
 
     @property
     def kept(self) -> list[Path]:
@@ -216,6 +218,31 @@ def test_edit_keeps_the_text_when_the_answer_is_no(
 
     assert outcome.status == 1
     assert str(editor.kept[0]) in outcome.err
+
+
+@pytest.mark.usefixtures("terminal")
+def test_edit_that_is_interrupted_names_the_file(
+    stub: StubAgent, roost: Roost, editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object, **__: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.confirm", interrupt)
+    editor.does("text = text.replace('cpus: 2', 'cpus: 4')")
+    stub.on("POST", "/v1/vms/web/apply", applied(MORE_CPUS))
+
+    outcome = roost("vm", "edit", "web")
+
+    assert outcome.status == 130
+    assert f"your text is kept in {editor.kept[0]}" in outcome.err
+
+
+def test_what_is_no_utf8_is_the_agents_to_refuse(stub: StubAgent, roost: Roost, editor: Editor) -> None:
+    editor.does("text = text.replace('cpus: 2', 'cpus: 4 # \\udcff')")
+    stub.on("POST", "/v1/vms/web/apply", refusal(InvalidSpec([Problem("spec", "not UTF-8", line=3)]), 400))
+
+    assert roost("vm", "edit", "web").status == 2
+    assert b"cpus: 4 # \xff\n" in editor.kept[0].read_bytes()
 
 
 @pytest.mark.parametrize(

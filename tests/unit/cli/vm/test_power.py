@@ -91,7 +91,7 @@ def test_stop_passes_on_how_and_says_how_it_went(stub: StubAgent, roost: Roost) 
     assert gently.out == "web is stopped (2.3 s; guest powered off)\n"
     assert [request.json for request in stub.asked] == [
         {"timeout": None, "force": False},
-        {"timeout": "1m30s", "force": True},
+        {"timeout": 90.0, "force": True},
     ]
 
 
@@ -100,7 +100,7 @@ def test_restart_passes_on_how_long(stub: StubAgent, roost: Roost) -> None:
 
     roost("vm", "restart", "web", "--timeout", "5")
 
-    assert stub.asked[0].json == {"timeout": "5"}
+    assert stub.asked[0].json == {"timeout": 5.0}
 
 
 def test_delete_keeps_disks_unless_told(stub: StubAgent, roost: Roost) -> None:
