@@ -26,6 +26,7 @@ from roost.common.log import get_logger
 from roost.common.waiting import poll_until
 from roost.errors import RoostError, StateError
 from roost.guest import GuestAgent
+from roost.host.qcow2 import backing_chain
 from roost.hypervisors.base import ConsoleEndpoints, Hypervisor, Vm
 from roost.model.plan import Plan
 from roost.model.spec import DiskSpec, NicSpec, VmSpec
@@ -269,6 +270,10 @@ class Vms:
             for entry in self._node.store.all()
             if image_id in entry.record.disk_images.values()
             or (entry.record.image is not None and entry.record.image.id == image_id)
+        ] + [
+            f"the kept disk {disk}"
+            for disk in self._node.home.kept.glob("*/*.qcow2")
+            if any(image_id in path.parts for path in backing_chain(disk))
         ]
 
     async def events(self) -> AsyncIterator[AgentEvent]:

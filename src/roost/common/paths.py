@@ -6,6 +6,7 @@ Callers: everything that touches state. Pure: it makes no directory. The tree is
     <state>/node-id
     <state>/images/<sha256>/…                     immutable
     <state>/layers/<id>.qcow2                     frozen disks that overlays stand on
+    <state>/kept/<name>-<id>/                     disks of VMs that were deleted without them
     <state>/vms/<id>/{vm,spec,applied,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, snapshots/, serial.log
     <run>/agent.sock, <run>/consoles.{sock,lock}, <run>/vms/<id>/{qmp,tools,qga,serial,console,vnc,tpm}.sock, pid
 """
@@ -49,6 +50,11 @@ class Home:
     @property
     def layers(self) -> Path:
         return self.state / "layers"
+
+    @property
+    def kept(self) -> Path:
+        """Disks of VMs that were deleted without them, in `<name>-<id>/`."""
+        return self.state / "kept"
 
     @property
     def vms(self) -> Path:

@@ -298,7 +298,7 @@ class QemuHypervisor:
         await self._sessions.resources(vm).release_tap(vm.record.macs[index])
 
     def referenced_disks(self, home: Home) -> list[Path]:
-        return copies.referenced_disks(home.vms)
+        return copies.referenced_disks(home)
 
     async def screenshot(self, vm: Vm, path: Path) -> None:
         if not vm.spec.console.vnc:
@@ -351,7 +351,7 @@ def keep_disks(vm: Vm) -> None:
     plan_disks = [path for path in vm.paths.disks.glob("[!.]*") if path.is_file()]
     if not plan_disks:
         return
-    kept = vm.home.state / "kept" / f"{vm.spec.name}-{vm.id}"
+    kept = vm.home.kept / f"{vm.spec.name}-{vm.id}"
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in plan_disks:
         path.rename(kept / path.name)

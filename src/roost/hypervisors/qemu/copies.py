@@ -18,6 +18,7 @@ from typing import Any
 
 from roost.common import steps
 from roost.common.files import fsync_path, read_json, write_json
+from roost.common.paths import Home
 from roost.errors import Unsupported
 from roost.host import layers, ram
 from roost.host.copying import copy_file
@@ -270,9 +271,14 @@ def load_capture(directory: Path, disks: dict[str, str]) -> Capture:
     )
 
 
-def referenced_disks(vms: Path) -> list[Path]:
-    """Every disk file and layer below a home's `vms` that layers must be kept for."""
-    found = [path for path in vms.glob("*/disks/*.qcow2") if not path.name.startswith(".")]
-    for document in vms.glob("*/snapshots/*/snapshot.json"):
+def referenced_disks(home: Home) -> list[Path]:
+    """Every qcow2 file that layers are kept for: disks, live overlays, disks of deleted VMs, and snapshots' layers."""
+    found = [path for path in home.vms.glob("*/disks/*.qcow2") if _is_disk(path)]
+    found += home.kept.glob("*/*.qcow2")
+    for document in home.vms.glob("*/snapshots/*/snapshot.json"):
         found += [Path(path) for path in read_json(document)["disks"].values() if path.endswith(".qcow2")]
     return found
+
+
+def _is_disk(path: Path) -> bool:
+    return not path.name.startswith(".") or path.name.endswith(".live.qcow2")
