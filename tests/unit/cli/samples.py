@@ -132,4 +132,10 @@ MORE_CPUS = Change(key="cpus", before=2, after=4, effect="next-start")
 NEW_LABEL = Change(
     key="labels.tier", before=None, after="back", effect="now", note="seen by selectors at once"
 )
+MORE_MEMORY = Change(
+    key="memory",
+    before={"size": "256MiB", "backing": "disk"},
+    after={"size": "1GiB", "backing": "disk"},
+    effect="next-start",
+)
 NEW_NAME = Change(key="name", before="web", after="www", effect="never")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -44,15 +45,26 @@ def changes_text(result: Json, title: str) -> str:
         return f"{title}: a new VM"
     if not result["changes"]:
         return f"{title}: nothing to change"
-    return "\n".join([f"{title}:", *(_change_text(change) for change in result["changes"])])
+    lines = [f"{title}:"]
+    for change in result["changes"]:
+        when, colour = _EFFECTS[change["effect"]]
+        note = f"; {change['note']}" if change["note"] else ""
+        lines += [
+            f"  {difference}  ({click.style(when, fg=colour)}{note})"
+            for difference in _differences(change["key"], change["before"], change["after"])
+        ]
+    return "\n".join(lines)
 
 
-def _change_text(change: Json) -> str:
-    before, after = (_value_text(change[side]) for side in ("before", "after"))
-    when, colour = _EFFECTS[change["effect"]]
-    note = f"; {change['note']}" if change["note"] else ""
-    difference = f"{click.style(before, fg='red')} → {click.style(after, fg='green')}"
-    return f"  {change['key']}: {difference}  ({click.style(when, fg=colour)}{note})"
+def _differences(key: str, before: Any, after: Any) -> Iterator[str]:
+    """`cpus: 1 → 2`; of a mapping, each key that differs."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for inner in {**before, **after}:
+            if before.get(inner) != after.get(inner):
+                yield from _differences(f"{key}.{inner}", before.get(inner), after.get(inner))
+    else:
+        old, new = click.style(_value_text(before), fg="red"), click.style(_value_text(after), fg="green")
+        yield f"{key}: {old} → {new}"
 
 
 def _value_text(value: Any) -> str:

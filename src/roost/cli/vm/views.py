@@ -40,13 +40,19 @@ def _note(vm: Json) -> str:
 
 def after_action(vm: Json, seconds: float | None) -> str:
     """`web is running (2.3 s)`, with what is worth knowing of a stop or a sleep."""
-    facts = [] if seconds is None else [duration(seconds)]
+    text = f"{vm['name']} is {vm['state']}"
+    if seconds is not None:
+        text += f" ({duration(seconds)})"
     if vm["state"] == "sleeping" and vm["sleep"]:
-        durable_ms = vm["sleep"]["durable_ms"]
-        facts.append(f"durable after {durable_ms:.0f} ms" if durable_ms is not None else "not yet durable")
+        text += f", {_durable(vm['sleep'])}"
     if vm["state"] == "stopped" and vm["last_exit"]:
-        facts.append(vm["last_exit"])
-    return f"{vm['name']} is {vm['state']}" + (f" ({'; '.join(facts)})" if facts else "")
+        text += f": {vm['last_exit']}"
+    return text
+
+
+def _durable(sleep: Json) -> str:
+    durable_ms = sleep["durable_ms"]
+    return "not yet durable" if durable_ms is None else f"durable after {duration(durable_ms / 1000)}"
 
 
 def vm_page(vm: Json) -> str:
@@ -112,11 +118,11 @@ def _sleep(vm: Json) -> list[tuple[str, object]]:
     sleep, wake = vm["sleep"], vm["wake"]
     pairs: list[tuple[str, object]] = []
     if sleep:
-        durable_ms = sleep["durable_ms"]
-        durable = "not yet durable" if durable_ms is None else f"durable after {duration(durable_ms / 1000)}"
         slow = ", memory copied" if sleep["slow"] else ""
         size = human_size(sleep["state_bytes"])
-        pairs.append(("last sleep", f"{duration(sleep['paused_ms'] / 1000)}, {durable}, state {size}{slow}"))
+        pairs.append(
+            ("last sleep", f"{duration(sleep['paused_ms'] / 1000)}, {_durable(sleep)}, state {size}{slow}")
+        )
     if wake:
         how = f"clock {wake['clock']}, random numbers {wake['reseeded']}"
         pairs.append(("last wake", f"{duration(wake['running_ms'] / 1000)}, {how}"))

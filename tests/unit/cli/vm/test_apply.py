@@ -11,7 +11,7 @@ import pytest
 from roost.errors import ConflictError, InvalidSpec, Problem
 from tests.unit.agent_stub import Answer, Request, StubAgent, refusal
 from tests.unit.cli.conftest import Golden, Roost
-from tests.unit.cli.samples import MORE_CPUS, NEW_LABEL, NEW_NAME, applied
+from tests.unit.cli.samples import MORE_CPUS, MORE_MEMORY, NEW_LABEL, NEW_NAME, applied
 
 SPEC = "name: web\ncpus: 2\n"
 
@@ -40,7 +40,7 @@ def dry_runs(stub: StubAgent) -> list[bool]:
 def test_the_difference_says_when_each_change_takes_effect(
     stub: StubAgent, roost: Roost, golden: Golden, file: str, tmp_path: Path
 ) -> None:
-    stub.on("POST", "/v1/apply", applied(MORE_CPUS, NEW_LABEL, restart_due=True))
+    stub.on("POST", "/v1/apply", applied(MORE_CPUS, MORE_MEMORY, NEW_LABEL, restart_due=True))
 
     outcome = roost("--color", "always", "vm", "apply", file)
 

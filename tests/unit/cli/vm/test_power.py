@@ -77,8 +77,8 @@ def test_sleep_says_when_it_is_durable(stub: StubAgent, roost: Roost) -> None:
         operation(result=vm(state="sleeping", sleep=SLEEP)),
     )
 
-    assert roost("vm", "sleep", "web").out == "web is sleeping (2.3 s; not yet durable)\n"
-    assert roost("vm", "sleep", "web").out == "web is sleeping (2.3 s; durable after 80 ms)\n"
+    assert roost("vm", "sleep", "web").out == "web is sleeping (2.3 s), not yet durable\n"
+    assert roost("vm", "sleep", "web").out == "web is sleeping (2.3 s), durable after 80 ms\n"
 
 
 def test_stop_passes_on_how_and_says_how_it_went(stub: StubAgent, roost: Roost) -> None:
@@ -88,7 +88,7 @@ def test_stop_passes_on_how_and_says_how_it_went(stub: StubAgent, roost: Roost) 
     gently = roost("vm", "stop", "web")
     roost("vm", "stop", "web", "--timeout", "1m30s", "--force")
 
-    assert gently.out == "web is stopped (2.3 s; guest powered off)\n"
+    assert gently.out == "web is stopped (2.3 s): guest powered off\n"
     assert [request.json for request in stub.asked] == [
         {"timeout": None, "force": False},
         {"timeout": 90.0, "force": True},
