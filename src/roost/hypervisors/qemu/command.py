@@ -42,11 +42,11 @@ def build(
     return tuple(argv)
 
 
-def models(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> frozenset[str]:
-    """Every device model on that command line: a QEMU may lack some, as Enterprise Linux's does."""
+def models(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> tuple[str, ...]:
+    """The model of every device on that command line: a QEMU may lack some, as Enterprise Linux's does."""
     found = [*devices.root_ports(slots.family), *_platform(vm, slots)]
     found += [device for attachment in _attachments(vm, slots, resources) for device in attachment.devices]
-    return frozenset(device["driver"] for device in found)
+    return tuple(device["driver"] for device in found)
 
 
 def _option(head: str, **values: object) -> str:

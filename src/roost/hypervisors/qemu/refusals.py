@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from roost.hypervisors.base import Vm
@@ -24,7 +24,7 @@ def refusals(
     firmware: FirmwareImage | None,
     memory: Path | None,
     ports: Mapping[str, int],
-    models: frozenset[str],
+    models: Sequence[str],
 ) -> list[str]:
     """Sentences that begin with what they are about.
 
@@ -32,7 +32,7 @@ def refusals(
         firmware: the one chosen for the VM, None when none fits or none is needed.
         memory: the VM's directory on tmpfs, None where the host has none.
         ports: the VM's pluggable devices with their ports.
-        models: every device model that its command line names.
+        models: the model of each device on its command line.
     """
     if host.qemu is None:
         return [
@@ -40,8 +40,8 @@ def refusals(
         ]
     family = devices.family_of(vm.record.machine)
     reasons = _host(vm, host, host.qemu, memory) + _boot(vm, firmware, family)
-    reasons += _microvm(vm) if family == "microvm" else _room(vm, family, ports)
-    missing = sorted(models - host.qemu.devices)
+    reasons += _microvm(vm, models) if family == "microvm" else _room(vm, family, ports)
+    missing = sorted(set(models) - host.qemu.devices)
     if missing:
         reasons.append(f"devices: this QEMU has no {', '.join(missing)}")
     return reasons
@@ -122,7 +122,7 @@ def _room(vm: Vm, family: str, ports: Mapping[str, int]) -> list[str]:
     return reasons
 
 
-def _microvm(vm: Vm) -> list[str]:
+def _microvm(vm: Vm, models: Sequence[str]) -> list[str]:
     spec, image = vm.spec, vm.record.image
     has_kernel = spec.kernel is not None or (image is not None and image.kind == "kernel")
     reasons = []
@@ -140,4 +140,9 @@ def _microvm(vm: Vm) -> list[str]:
         reasons.append("disks: machine microvm has only the virtio bus")
     if any(nic.model != "virtio" for nic in spec.nics):
         reasons.append("nics: machine microvm has only the virtio model")
+    virtio = sum(model.startswith("virtio-") for model in models)
+    if virtio > devices.VIRTIO_SLOTS:
+        reasons.append(
+            f"devices: machine microvm has room for {devices.VIRTIO_SLOTS} virtio devices, not {virtio}"
+        )
     return reasons
