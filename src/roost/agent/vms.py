@@ -19,6 +19,7 @@ from roost.agent.hostlife import autostart, drain
 from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node, cancel_background
 from roost.agent.progress import Progress, ignore
+from roost.agent.reconcile import reconcile_loop
 from roost.agent.settling import draft_record
 from roost.agent.store import Entry
 from roost.api.types import AgentEvent, ApplyResult, VmView
@@ -63,6 +64,7 @@ class Vms:
                 log.error("recovery failed", vm=entry.name, error=str(error))
                 entry.update(state="failed", reason=f"recovery failed: {error}")
         await self._node.sweep()
+        self._tasks.append(asyncio.create_task(reconcile_loop(self._node, self._lifecycle), name="reconcile"))
         if first_after_boot:
             self._tasks.append(asyncio.create_task(autostart(self._node, self._lifecycle), name="autostart"))
 

@@ -122,6 +122,10 @@ class Hypervisor(Protocol):
         """The VM's process, None when it has none. Cheap."""
         ...
 
+    def ailment(self, vm: Vm) -> str:
+        """What has happened to a running VM that keeps it from being whole, as a sentence; empty when all is well. Cheap."""
+        ...
+
     def has_saved_state(self, vm: Vm) -> bool: ...
 
     async def create(self, vm: Vm) -> None:

@@ -166,6 +166,10 @@ class Resources:
             case _:
                 pass
 
+    def tpm_is_alive(self) -> bool:
+        """Whether every TPM process of the plan runs."""
+        return all(self._tpm(r).find() is not None for r in self._plan.resources if isinstance(r, TpmResource))
+
     def _tpm(self, resource: TpmResource) -> TpmProcess:
         vm = self._vm
         return TpmProcess(vm.id, resource, vm.record.uid, vm.paths.state / "tpm.log", self._host.systemd)

@@ -97,6 +97,11 @@ class QemuHypervisor:
         handle = process.find(vm)
         return handle.pid if handle else None
 
+    def ailment(self, vm: Vm) -> str:
+        if vm.spec.tpm and not self._sessions.resources(vm).tpm_is_alive():
+            return "its TPM process has died: shut the guest down and start it again; until then it cannot sleep"
+        return ""
+
     def has_saved_state(self, vm: Vm) -> bool:
         return checkpoint.manifest_path(vm.paths.state).exists()
 
