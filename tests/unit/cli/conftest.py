@@ -23,16 +23,17 @@ GOLDEN = Path(__file__).parents[2] / "data" / "cli"
 
 
 @pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubAgent]:
-    """An agent at ROOST_SOCKET, and a home of its own; the clock stands still."""
-    monkeypatch.setenv("ROOST_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ROOST_SOCKET", str(tmp_path / "a.sock"))
+def stub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubAgent]:
+    """An agent at ROOST_SOCKET, and a home of its own, on paths short enough for sockets; the clock stands still."""
+    directory = tmp_path_factory.mktemp("h")
+    monkeypatch.setenv("ROOST_HOME", str(directory))
+    monkeypatch.setenv("ROOST_SOCKET", str(directory / "a.sock"))
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(output, "_now", lambda: datetime.fromisoformat(NOW))
-    with serving(tmp_path / "a.sock") as stub:
+    with serving(directory / "a.sock") as stub:
         yield stub
 
 

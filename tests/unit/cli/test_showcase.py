@@ -148,7 +148,7 @@ def test_what_up_did_not_start_is_left_alone(ready: StubAgent, roost: Roost) -> 
 
 
 def test_an_agent_that_does_not_start_shows_the_end_of_its_log(
-    roost: Roost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    stub: StubAgent, roost: Roost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("ROOST_SOCKET")
     code = "print('\\n'.join(map(str, range(50)))); print('there is no QEMU here'); raise SystemExit(1)"
@@ -157,7 +157,9 @@ def test_an_agent_that_does_not_start_shows_the_end_of_its_log(
     outcome = roost("up")
 
     assert outcome.status == 1
-    assert outcome.err.startswith(f"error: the agent did not start; the end of {tmp_path}/home/agent.log\n")
+    assert outcome.err.startswith(
+        f"error: the agent did not start; the end of {stub.socket_path.parent}/agent.log\n"
+    )
     assert outcome.err.endswith("  49\n  there is no QEMU here\n")
     assert "\n  3\n" not in outcome.err
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,8 +11,8 @@ from tests.unit.agent_stub import StubAgent, serving
 
 
 @pytest.fixture
-def stub(tmp_path: Path) -> Iterator[StubAgent]:
-    with serving(tmp_path / "a.sock") as stub:
+def stub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StubAgent]:
+    with serving(tmp_path_factory.mktemp("s") / "a.sock") as stub:
         yield stub
 
 
