@@ -9,7 +9,7 @@ goal, and reconciling works towards it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from roost.hypervisors.base import Observation
@@ -44,62 +44,82 @@ def judge(status: VmStatus, seen: Observation, boot_id: str) -> Verdict:
     operation = status.transition.operation if status.transition else ""
     if operation in _DECIDED:
         return Verdict("stopped", *_DECIDED[operation])
+    if seen.process == "running":
+        return Verdict("running")
+    if seen.saved == "valid":
+        return _saved(status, seen, operation)
+    unwanted = operation == "stop" or status.desired == "stopped"
     match seen.process:
         case "none":
-            return _without_process(status, seen, boot_id, operation)
-        case "running":
-            return Verdict("running")
+            return _without_process(status, boot_id, operation)
+        case "starting" if not operation and status.state in ("running", "warm"):
+            return Verdict("warm", reason="it was reset while it was paused")
         case "starting":
-            return _unfinished_start(seen, operation)
-        case "loaded":
-            return Verdict("sleeping", "abandon", "its wake was interrupted")
+            # The vCPUs never ran: nothing is lost by ending it.
+            return replace(_without_process(status, boot_id, operation), repair="abandon")
         case "saving":
-            if seen.saved == "valid" and operation in ("sleep", ""):
-                return Verdict("sleeping", "abandon")
-            return Verdict("running", "resume", f"{operation or 'a save'} was interrupted")
-        case "paused":
+            return _taken_back(status, f"{operation or 'a save'} was interrupted")
+        case "paused" | "loaded":
             return _paused(status, seen, operation)
         case "shutdown":
-            return Verdict("stopped", "release", "the guest powered off", powered_off=True)
+            return Verdict("stopped", "release", "the guest powered off", powered_off=not unwanted)
         case "crashed":
-            return Verdict("stopped", "release", f"the guest crashed ({seen.detail})", crashed=True)
+            return Verdict("stopped", "release", f"the guest crashed ({seen.detail})", crashed=not unwanted)
         case "unresponsive":
-            return Verdict(status.state, reason=f"its process {seen.pid} does not answer: {seen.detail}")
+            # Not what it was before an unfinished start: a process that is there is never started again.
+            state: VmState = "warm" if status.state == "warm" else "running"
+            return Verdict(state, reason=f"its process {seen.pid} does not answer: {seen.detail}")
 
 
-def _without_process(status: VmStatus, seen: Observation, boot_id: str, operation: str) -> Verdict:
-    if seen.saved == "valid":
-        interrupted = operation in ("wake", "start", "snapshot", "clone")
-        return Verdict("sleeping", "release", f"{operation} was interrupted" if interrupted else "")
-    if status.state == "failed":
-        return Verdict("failed", reason=status.reason)
-    if status.state == "sleeping":
+def _saved(status: VmStatus, seen: Observation, operation: str) -> Verdict:
+    """RAM, device state and disks agree, so the vCPUs have not run since: a process can be ended, and has served."""
+    if seen.process != "none":
         return Verdict(
-            "failed", reason="its saved state is damaged or lost; `roost vm start --cold` boots it afresh"
+            "sleeping",
+            "abandon",
+            "" if operation == "sleep" else f"its {operation or 'wake'} was interrupted",
         )
+    interrupted = operation in ("wake", "start", "snapshot", "clone")
+    settled = status.state == "sleeping" and not operation
+    return Verdict(
+        "sleeping", "none" if settled else "release", f"{operation} was interrupted" if interrupted else ""
+    )
+
+
+def _without_process(status: VmStatus, boot_id: str, operation: str) -> Verdict:
+    """Nothing runs, nothing can be woken. A forced stop and a cold start have given up what was saved."""
+    repair: Repair = "release" if operation else "none"
+    if operation not in ("start", "stop"):
+        if status.state == "failed":
+            return Verdict("failed", repair, status.reason)
+        if status.state == "sleeping":
+            lost = "its saved state is damaged or lost; `roost vm start --cold` boots it afresh"
+            return Verdict("failed", repair, lost)
     if status.state in ("running", "warm") or operation in ("start", "wake", "sleep"):
         if status.boot_id and status.boot_id != boot_id:
             return Verdict("stopped", "release", "the host restarted")
-        if operation == "stop" or status.desired == "stopped":
-            return Verdict("stopped", "release")
         if operation == "start":
             return Verdict("stopped", "release", "its start was interrupted")
+        if operation == "stop" or status.desired == "stopped":
+            return Verdict("stopped", "release")
         return Verdict("stopped", "release", "its process ended unexpectedly", crashed=True)
-    return Verdict("stopped", reason=status.reason)
-
-
-def _unfinished_start(seen: Observation, operation: str) -> Verdict:
-    """QEMU is there, the vCPUs never ran: nothing is lost by ending it."""
-    if seen.saved == "valid":
-        return Verdict("sleeping", "abandon", "its wake was interrupted")
-    return Verdict("stopped", "abandon", f"its {operation or 'start'} was interrupted")
+    return Verdict("stopped", repair, "" if operation == "stop" else status.reason)
 
 
 def _paused(status: VmStatus, seen: Observation, operation: str) -> Verdict:
-    if operation in ("wake", "sleep", "snapshot", "clone", "start", "resume") and status.state != "warm":
-        return Verdict("running", "resume", "" if operation == "wake" else f"{operation} was interrupted")
     if seen.detail == "io-error":
         return Verdict(
             "warm", reason="paused by a disk error: free space or mend the disk, then `roost vm resume`"
         )
+    if operation in ("wake", "sleep", "snapshot", "clone", "start", "resume"):
+        return _taken_back(status, "" if operation == "wake" else f"{operation} was interrupted")
     return Verdict("warm", reason=status.reason)
+
+
+def _taken_back(status: VmStatus, reason: str) -> Verdict:
+    """Something stopped the vCPUs for a moment: they run on, unless they stood still before."""
+    return (
+        Verdict("warm", reason=status.reason)
+        if status.state == "warm"
+        else Verdict("running", "resume", reason)
+    )
