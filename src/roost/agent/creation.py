@@ -45,7 +45,7 @@ class Creation:
             StorageError: the disk is full.
         """
         progress("planning", 0, None)
-        spec, password = await _with_hashed_password(spec)
+        spec, password = await with_hashed_password(spec)
         async with self._lock:
             self._refuse_taken(spec.name)
             vm_id = new_id()
@@ -195,9 +195,17 @@ def _refuse_uncloneable(source: Entry) -> None:
         )
 
 
-async def _with_hashed_password(spec: VmSpec) -> tuple[VmSpec, str | None]:
+async def with_hashed_password(spec: VmSpec, before: VmSpec | None = None) -> tuple[VmSpec, str | None]:
+    """The spec with its password as a hash, and the password if one was made.
+
+    Args:
+        before: the spec of the VM that this one changes; `random` then keeps the password that it has.
+    """
+    known = before.password if before else None
     if spec.password is None or spec.password.startswith("$"):
         return spec, None
+    if spec.password == "random" and known:  # noqa: S105
+        return spec.model_copy(update={"password": known}), None
     made = secrets.token_urlsafe(_RANDOM_PASSWORD_BYTES) if spec.password == "random" else None  # noqa: S105
-    hashed = await hash_password(made or spec.password)
+    hashed = await hash_password(made or spec.password, like=known)
     return spec.model_copy(update={"password": hashed}), made

@@ -13,6 +13,7 @@ from roost.agent.node import Node
 from roost.agent.store import Entry
 from roost.common.log import get_logger
 from roost.errors import RoostError
+from roost.host.launcher import trim_log
 from roost.hypervisors.base import Event
 
 log = get_logger(__name__)
@@ -32,7 +33,8 @@ async def reconcile_loop(node: Node, lifecycle: Lifecycle) -> None:
 
 
 async def reconcile(node: Node, lifecycle: Lifecycle, entry: Entry) -> None:
-    """Notice a VM whose process is gone, and a running one that something has happened to."""
+    """Notice a VM whose process is gone, and a running one that something has happened to; keep its log short."""
+    trim_log(entry.paths.process_log)
     if entry.busy or entry.status.state not in ("running", "warm") or entry.status.sleep is not None:
         return
     backend = node.backend(entry)

@@ -13,7 +13,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from roost.agent import views
-from roost.agent.creation import Creation
+from roost.agent.creation import Creation, with_hashed_password
 from roost.agent.devices import Devices
 from roost.agent.hostlife import autostart, drain
 from roost.agent.lifecycle import Lifecycle
@@ -121,15 +121,18 @@ class Vms:
         if not self._node.store.has(ref or spec.name):
             if ref is not None:
                 self._node.store.find(ref)
+            password = None
             if not dry_run:
-                await self._creation.create(spec, ignore)
-            return ApplyResult(created=True, changes=(), restart_due=False)
+                _, password = await self._creation.create(spec, ignore)
+            return ApplyResult(created=True, changes=(), restart_due=False, one_time_password=password)
         entry = self._node.store.find(ref or spec.name)
+        spec, password = await with_hashed_password(spec, entry.spec)
         if dry_run:
             found = self._devices.preview(entry, spec)
             due = any(change.effect == "next-start" for change in found) and entry.status.state != "stopped"
             return ApplyResult(created=False, changes=tuple(found), restart_due=due)
-        return await self._devices.apply(entry.id, spec)
+        applied = await self._devices.apply(entry.id, spec)
+        return applied.model_copy(update={"one_time_password": password})
 
     def list(self) -> list[VmView]:
         return [views.view(self._node, entry) for entry in self._node.store.all()]

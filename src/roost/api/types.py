@@ -65,6 +65,8 @@ class ApplyResult(Model):
     changes: tuple[Change, ...]
     restart_due: bool
     """Some change waits for the next start."""
+    one_time_password: str | None = None
+    """Filled once, when `password: random` made one."""
 
 
 class StopVm(Model):

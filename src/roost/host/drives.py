@@ -223,8 +223,11 @@ def _own_directory(path: Path) -> None:
     path.chmod(0o711)
 
 
-async def hash_password(plain: str) -> str:
+async def hash_password(plain: str, *, like: str | None = None) -> str:
     """A salted SHA-512 hash as crypt(3) reads it; the password is not on any command line.
+
+    Args:
+        like: a hash whose salt is taken, so that the same password gives the same hash.
 
     Raises:
         SpecError: it is empty or has a line break.
@@ -232,4 +235,9 @@ async def hash_password(plain: str) -> str:
     """
     if not plain or "\n" in plain or "\0" in plain:
         raise SpecError("a password is one line of at least one character")
-    return (await run(["openssl", "passwd", "-6", "-stdin"], stdin=f"{plain}\n".encode())).decode().strip()
+    salt = ["-salt", like.split("$")[2]] if like and like.count("$") == 3 else []
+    return (
+        (await run(["openssl", "passwd", "-6", *salt, "-stdin"], stdin=f"{plain}\n".encode()))
+        .decode()
+        .strip()
+    )

@@ -74,7 +74,9 @@ def _value_text(value: Any) -> str:
 
 
 def _applied_text(result: Json) -> str:
-    return "applied; the rest takes effect with: roost vm restart" if result["restart_due"] else "applied"
+    text = "applied; the rest takes effect with: roost vm restart" if result["restart_due"] else "applied"
+    password = result.get("one_time_password")
+    return f"{text}\npassword of its first login, shown this once: {password}" if password else text
 
 
 def _refuse_impossible(result: Json, title: str) -> None:
