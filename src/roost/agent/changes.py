@@ -16,15 +16,17 @@ Effect = Literal["now", "next-start", "never"]
 NOW = frozenset(
     {
         "description", "labels", "shutdown_timeout", "on_host_shutdown", "autostart",
-        "start_order", "start_delay", "restart", "ssh_keys", "user", "password", "cloud_init",
+        "start_order", "start_delay", "restart",
     }
 )  # fmt: skip
+"""Keys that the process knows nothing of: they count at once, whatever the VM was started from."""
+FIRST_BOOT = frozenset({"ssh_keys", "user", "password", "cloud_init"})
+"""Keys that only the drive for cloud-init holds. It is a device: a VM keeps the one that it was started with."""
 NEVER = {
     "name": "a VM keeps its name; clone it under another one",
     "hypervisor": "a VM stays on its hypervisor; create another one",
     "image": "the VM was made from this image; create another VM, or add the image as a disk",
 }
-_FIRST_BOOT = frozenset({"ssh_keys", "user", "password", "cloud_init"})
 _DISK_FIXED = ("image", "path", "format", "persistent")
 
 
@@ -37,7 +39,7 @@ def diff(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
             continue
         changes.append(_plain(key, old[key], new[key]))
     changes += _disks(before, after, running=running)
-    changes += _nics(before, after)
+    changes += _nics(before, after, running=running)
     return changes
 
 
@@ -46,10 +48,24 @@ def _plain(key: str, before: Any, after: Any) -> Change:
         return Change(key=key, before=before, after=after, effect="never", note=NEVER[key])
     if key == "disk_size":
         return _size("disk_size", before, after)
-    if key in NOW:
-        note = "cloud-init reads it at the first boot only" if key in _FIRST_BOOT else ""
+    if key == "drives" and _shrinks(before, after):
+        return Change(key=key, before=before, after=after, effect="never", note="the data drive only grows")
+    if key in FIRST_BOOT:
+        note = "cloud-init reads it at the first boot only"
+        if key == "password":
+            before, after = (value and "…" for value in (before, after))
         return Change(key=key, before=before, after=after, effect="now", note=note)
+    if key in NOW:
+        return Change(key=key, before=before, after=after, effect="now")
     return Change(key=key, before=before, after=after, effect="next-start")
+
+
+def _shrinks(before: Any, after: Any) -> bool:
+    old, new = (
+        [parse_size(drive["size"]) for drive in drives if isinstance(drive, dict) and drive["kind"] == "data"]
+        for drives in (before, after)
+    )
+    return bool(old and new) and new < old
 
 
 def _size(key: str, before: Any, after: Any) -> Change:
@@ -63,21 +79,19 @@ def _disks(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
     new = {name: disk.model_dump(mode="json") for name, disk in after.named_disks()}
     changes: list[Change] = []
     for name in [*old, *(name for name in new if name not in old)]:
-        key = f"disks[{name}]"
-        if name not in new:
-            changes.append(
-                Change(
-                    key=key, before=old[name], after=None, effect="now", note="unplugged; its file is kept"
-                )
-            )
-        elif name not in old:
-            pluggable = new[name]["bus"] in ("virtio", "nvme") or not running
-            changes.append(
-                Change(key=key, before=None, after=new[name], effect="now" if pluggable else "next-start")
-            )
-        else:
-            changes += _one_disk(key, old[name], new[name])
+        key, was, becomes = f"disks[{name}]", old.get(name), new.get(name)
+        if was and becomes:
+            changes += _one_disk(key, was, becomes)
+            continue
+        can_plug = _has_hotplug(before) and (was or becomes or {})["bus"] in ("virtio", "nvme")
+        effect: Effect = "now" if can_plug or not running else "next-start"
+        note = "unplugged; its file is kept" if was else ""
+        changes.append(Change(key=key, before=was, after=becomes, effect=effect, note=note))
     return changes
+
+
+def _has_hotplug(spec: VmSpec) -> bool:
+    return not spec.machine.startswith("microvm")
 
 
 def _one_disk(key: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
@@ -97,16 +111,17 @@ def _one_disk(key: str, old: dict[str, Any], new: dict[str, Any]) -> list[Change
     return changes
 
 
-def _nics(before: VmSpec, after: VmSpec) -> list[Change]:
+def _nics(before: VmSpec, after: VmSpec, *, running: bool) -> list[Change]:
     """NICs are known by their place: one more or one fewer at the end is plugged, any other change waits."""
     old = [nic.model_dump(mode="json") for nic in before.nics]
     new = [nic.model_dump(mode="json") for nic in after.nics]
+    can_plug = _has_hotplug(before) or not running
     changes = []
     for index in range(max(len(old), len(new))):
         was = old[index] if index < len(old) else None
         becomes = new[index] if index < len(new) else None
         if was == becomes:
             continue
-        effect: Effect = "now" if was is None or becomes is None else "next-start"
+        effect: Effect = "now" if can_plug and (was is None or becomes is None) else "next-start"
         changes.append(Change(key=f"nics[{index}]", before=was, after=becomes, effect=effect))
     return changes
