@@ -43,17 +43,16 @@ class Lifecycle:
     async def start(self, ref: str, progress: Progress, *, cold: bool = False) -> None:
         """Boot, or wake what sleeps; a running VM stays as it is. `cold` gives up a saved state."""
         entry = self._node.store.find(ref)
-        if entry.status.state == "running":
+        state = entry.status.state
+        if state == "running":
             return
-        if entry.status.state == "warm" and not cold and not self._asleep(entry):
+        if state == "warm" and not self._asleep(entry):
             await self.resume(ref, progress)
             return
-        if not cold and (entry.status.state == "sleeping" or self._asleep(entry)):
+        if not cold and self._has_memory(entry):
             await self.wake(ref, progress)
             return
         async with self._node.working(ref, "start") as entry:
-            if not cold:
-                require(entry, "stopped", "failed", verb="started")
             if entry.status.state != "stopped":
                 await self._node.backend(entry).discard_sleep(entry.vm)
             entry.update(desired="running")
@@ -185,14 +184,14 @@ class Lifecycle:
 
     def keep(self, entry: Entry) -> None:
         """Begin to make what sleeps safe from a power loss, unless it is already."""
-        if entry.status.sleep is None or not entry.status.sleep.durable:
+        if not _is_durable(entry):
             self._in_background(entry, self._make_durable)
 
     async def wake(self, ref: str, progress: Progress) -> None:
         async with self._node.working(ref, "wake") as entry:
             if entry.status.state == "running":
                 return
-            if not self._asleep(entry):
+            if not self._has_memory(entry):
                 require(entry, "sleeping", verb="woken")
             progress("waking", 0, None)
             before = entry.status
@@ -215,6 +214,12 @@ class Lifecycle:
     def _asleep(self, entry: Entry) -> bool:
         """Saved, but counted as warm, since its memory has not left tmpfs yet."""
         return entry.status.state == "warm" and entry.status.sleep is not None
+
+    def _has_memory(self, entry: Entry) -> bool:
+        """There is a saved state to wake from, or one that was: only the wake itself can tell whether it may be woken."""
+        if entry.status.state == "failed":
+            return self._node.backend(entry).has_saved_state(entry.vm)
+        return entry.status.state == "sleeping" or self._asleep(entry)
 
     async def discard_sleep(self, ref: str, progress: Progress) -> None:
         async with self._node.working(ref, "stop") as entry:
@@ -265,14 +270,21 @@ class Lifecycle:
         generation = entry.status.generation + 1
         info = await self._node.backend(entry).snapshot_revert(entry.vm, name, generation)
         state = "sleeping" if info.memory else "stopped"
+        again = info.state == "running"
         entry.update(
-            state=state, desired=state, generation=generation, reason="", sleep=None, wake=None, durable=True
+            state=state,
+            desired="running" if again else state,
+            reason=f"went back to {name}" if again else "",
+            generation=generation,
+            sleep=None,
+            wake=None,
+            durable=True,
         )
         self._node.tell(entry, "reverted", name)
         return info
 
     async def recover(self, entry: Entry) -> None:
-        """Make sense of a VM that an earlier agent left, and do what that agent did not finish."""
+        """Make sense of a VM that an earlier agent left, and begin to do what that agent did not finish."""
         backend = self._node.backend(entry)
         seen = await backend.observe(entry.vm)
         verdict = judge(entry.status, seen, self._node.boot_id)
@@ -284,6 +296,8 @@ class Lifecycle:
             verdict=verdict.state,
             repair=verdict.repair,
         )
+        await backend.tidy(entry.vm)
+        same_boot, since = entry.status.boot_id == self._node.boot_id, entry.status.since
         match verdict.repair:
             case "remove":
                 await backend.delete(entry.vm, delete_disks=True)
@@ -298,33 +312,26 @@ class Lifecycle:
                     await backend.force_stop(entry.vm)
                 await self.finish_revert(entry, detail["snapshot"])
                 entry.update(transition=None)
-                return
-        await self._node.settle(entry)
+            case _:
+                await self._node.settle(entry)
         if seen.process not in ("none", "shutdown", "crashed") and entry.applied.console.serial:
             await self._node.consoles.watch(entry.id)
         if verdict.crashed or verdict.powered_off:
-            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason)
-        elif entry.status.boot_id == self._node.boot_id:
-            await self._towards_desired(entry)
+            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason, since=since)
+        elif same_boot:  # after a boot of the host, autostart does it in order
+            self._in_background(entry, self._towards_desired)
 
     async def _towards_desired(self, entry: Entry) -> None:
         """After an interruption: what the user asked for last is done again. Failures are noted and not repeated."""
         state, desired = entry.status.state, entry.status.desired
-        wanted: Awaitable[None] | None = None
         if desired == "running" and state in ("stopped", "sleeping") and entry.status.reason:
-            wanted = self.start(entry.id, ignore)
-        elif desired == "sleeping" and state in ("running", "warm"):
-            wanted = self.sleep(entry.id, ignore)
+            await self.start(entry.id, ignore)
+        elif desired == "sleeping" and state in ("running", "warm") and not self._asleep(entry):
+            await self.sleep(entry.id, ignore)
         elif desired == "stopped" and state == "running":
-            wanted = self.stop(entry.id, ignore, timeout_s=None, force=False)
-        elif self._asleep(entry) or state == "sleeping":
-            self.keep(entry)
-        if wanted is not None:
-            try:
-                await wanted
-            except RoostError as error:
-                entry.update(reason=str(error))
-                log.error("could not finish what was interrupted", vm=entry.name, error=str(error))
+            await self.stop(entry.id, ignore, timeout_s=None, force=False)
+        elif (state == "sleeping" or self._asleep(entry)) and not _is_durable(entry):
+            await self._make_durable(entry)
 
     async def react(self, event: Event) -> None:
         """What a VMM said, when nobody asked it to."""
@@ -343,8 +350,9 @@ class Lifecycle:
                     return
                 if verdict.repair in ("release", "abandon"):
                     await backend.release(entry.vm)
+                since = entry.status.since
                 entry.update(state=verdict.state, reason=verdict.reason, durable=True)
-            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason)
+            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason, since=since)
         elif event.kind == "io-error":
             entry.update(
                 state="warm",
@@ -357,16 +365,19 @@ class Lifecycle:
                 entry.update(state=state)
             self._node.tell(entry, event.kind)
 
-    def _ended_by_itself(self, entry: Entry, *, crashed: bool, how: str) -> None:
-        """Note how, and start again as the restart policy says, after a pause that grows."""
+    def _ended_by_itself(self, entry: Entry, *, crashed: bool, how: str, since: str) -> None:
+        """Note how, and start again as the restart policy says, after a pause that grows.
+
+        Args:
+            since: when it had begun to run; what ran for long enough starts again at the first pause.
+        """
         policy = entry.spec.restart
         again = policy == "always" or (policy == "on-failure" and crashed)
         self._node.tell(entry, "crashed" if crashed else "stopped", how)
         if not again:
             entry.update(last_exit=how, desired="stopped" if not crashed else entry.status.desired)
             return
-        ran_s = _seconds_since(entry.status.since)
-        count = 1 if ran_s > STABLE_S else entry.status.restarts + 1
+        count = 1 if _seconds_since(since) > STABLE_S else entry.status.restarts + 1
         wait_s = BACKOFF_S[min(count, len(BACKOFF_S)) - 1]
         due = (datetime.now(UTC) + timedelta(seconds=wait_s)).isoformat(timespec="milliseconds")
         entry.update(
@@ -384,7 +395,7 @@ class Lifecycle:
             await self.start(entry.id, ignore)
         except RoostError as error:
             log.error("automatic restart failed", vm=entry.name, error=str(error))
-            self._ended_by_itself(entry, crashed=True, how=str(error))
+            self._ended_by_itself(entry, crashed=True, how=str(error), since=timestamp())
 
     async def finish_background(self, entry: Entry) -> None:
         """Wait for what goes on after the last operation."""
@@ -402,6 +413,10 @@ class Lifecycle:
                 log.error("background work failed", vm=entry.name, error=str(error))
 
         entry.background = asyncio.create_task(guarded(), name=f"after-{entry.name}")
+
+
+def _is_durable(entry: Entry) -> bool:
+    return entry.status.sleep is not None and entry.status.sleep.durable
 
 
 def _seconds_since(moment: str) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from roost.agent import upgrade
 from roost.common.clock import timestamp
-from roost.common.files import read_json, write_json
+from roost.common.files import fsync_path, read_json, write_json
 from roost.common.log import get_logger
 from roost.common.paths import Home, VmPaths
 from roost.errors import InvalidSpec, NotFoundError, RoostError, StorageError
@@ -84,6 +84,16 @@ class Entry:
     def save_record(self) -> None:
         write_json(self.paths.record, self.record.model_dump(mode="json"), mode=_MODE)
 
+    def documents(self) -> list[tuple[Path, Any]]:
+        """Everything that is kept of it, by the file that it is kept in."""
+        paths = self.paths
+        return [
+            (paths.record, self.record.model_dump(mode="json")),
+            (paths.spec, _document(self.spec)),
+            (paths.applied, _document(self.applied)),
+            (paths.status, self.status.model_dump(mode="json")),
+        ]
+
 
 def _document(spec: VmSpec) -> Any:
     return spec.model_dump(mode="json", exclude_defaults=True)
@@ -100,6 +110,8 @@ class Store:
 
     def load(self) -> None:
         """Read every VM; one that is damaged does not keep the others from being read."""
+        for half in self._home.vms.glob(".*"):  # what was being made, or deleted, when an agent was killed
+            shutil.rmtree(half)
         for directory in sorted(self._home.vms.glob("[a-z]*")):
             try:
                 if not (directory / "vm.json").exists():
@@ -145,12 +157,14 @@ class Store:
         return self._entries.get(vm_id)
 
     def add(self, record: VmRecord, spec: VmSpec, transition: Transition) -> Entry:
-        """A new VM under creation: on disk and in memory."""
+        """A new VM under creation: on disk, all of its files at once, and in memory."""
         entry = Entry(self._home, record, spec, spec, VmStatus(since=timestamp(), transition=transition))
-        entry.paths.state.mkdir(mode=0o711, parents=True)
-        entry.update()
-        entry.save_spec()
-        entry.save_record()
+        unborn = self._home.vms / f".{record.id}.new"
+        unborn.mkdir(mode=0o711, parents=True)
+        for path, document in entry.documents():
+            write_json(unborn / path.name, document, mode=_MODE)
+        unborn.rename(entry.paths.state)
+        fsync_path(self._home.vms)
         self._entries[entry.id] = entry
         return entry
 

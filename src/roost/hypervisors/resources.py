@@ -168,7 +168,9 @@ class Resources:
 
     def tpm_is_alive(self) -> bool:
         """Whether every TPM process of the plan runs."""
-        return all(self._tpm(r).find() is not None for r in self._plan.resources if isinstance(r, TpmResource))
+        return all(
+            self._tpm(r).find() is not None for r in self._plan.resources if isinstance(r, TpmResource)
+        )
 
     def _tpm(self, resource: TpmResource) -> TpmProcess:
         vm = self._vm

@@ -21,7 +21,7 @@ _KEPT = {
     "tpm",
     "kept",
 }
-_KEPT |= {"serial.log", "serial.log.1", "vmm.log", "tpm.log", "cidata.iso", "config.iso", "ram"}
+_KEPT |= {"serial.log", "serial.log.1", "vmm.log", "tpm.log", "cidata.iso", "config.iso"}
 _SAVED = {"state", "state.json"}
 
 
@@ -62,6 +62,10 @@ def _state(home: Home, known: dict[str, dict[str, Any]]) -> Iterator[str]:
             yield f"the state of nobody, {directory.name}"
             continue
         kept = _KEPT | (_SAVED if vm["state"] == "sleeping" else set())
+        if vm["memory_backing"] != "anonymous" and (
+            vm["state"] == "sleeping" or (vm["memory_backing"] == "disk" and vm["pid"])
+        ):
+            kept |= {"ram"}
         for path in directory.iterdir():
             if path.name not in kept:
                 yield f"{vm['name']}: {path.name}"
@@ -89,7 +93,7 @@ def _memory(in_memory: Path, known: dict[str, dict[str, Any]], alive: set[str]) 
             yield f"the memory of nobody, {directory}"
             continue
         for path in directory.iterdir():
-            if vm["memory_backing"] != "tmpfs" or path.name != "ram" or vm["state"] == "sleeping":
+            if vm["memory_backing"] != "tmpfs" or path.name != "ram" or vm["state"] != "warm":
                 yield f"{vm['name']}: {path} in memory"
 
 

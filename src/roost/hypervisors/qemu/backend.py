@@ -99,7 +99,9 @@ class QemuHypervisor:
 
     def ailment(self, vm: Vm) -> str:
         if vm.spec.tpm and not self._sessions.resources(vm).tpm_is_alive():
-            return "its TPM process has died: shut the guest down and start it again; until then it cannot sleep"
+            return (
+                "its TPM process has died: shut the guest down and start it again; until then it cannot sleep"
+            )
         return ""
 
     def has_saved_state(self, vm: Vm) -> bool:
@@ -119,6 +121,9 @@ class QemuHypervisor:
 
     async def release(self, vm: Vm) -> None:
         await power.release(self._sessions, vm)
+
+    async def tidy(self, vm: Vm) -> None:
+        await checkpoint.tidy(self._sessions, vm)
 
     async def reboot(self, vm: Vm) -> None:
         await power.reboot(self._sessions, vm)
@@ -169,8 +174,12 @@ class QemuHypervisor:
             steps.reached("delete:kept")
         await delete_disks_of(plan, vm)
         steps.reached("delete:disks")
-        for directory in (vm.paths.run, vm.paths.state):
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, vm.paths.run, ignore_errors=True)
+        doomed = vm.paths.state.with_name(f".{vm.id}.deleted")
+        if vm.paths.state.exists():
+            vm.paths.state.rename(doomed)  # in one step, so that nobody finds half a VM
+        steps.reached("delete:gone")
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)
         steps.reached("delete:done")
 
     async def observe(self, vm: Vm) -> Observation:
@@ -358,9 +367,9 @@ def keep_disks(vm: Vm) -> None:
         return
     kept = vm.home.kept / f"{vm.spec.name}-{vm.id}"
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_json(kept / "spec.json", vm.spec.model_dump(mode="json", exclude_defaults=True))
     for path in plan_disks:
         path.rename(kept / path.name)
-    write_json(kept / "spec.json", vm.spec.model_dump(mode="json", exclude_defaults=True))
 
 
 async def delete_disks_of(plan: Plan, vm: Vm) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +25,14 @@ from roost.common import steps
 from roost.common.clock import timestamp
 from roost.common.files import fsync_path, write_json
 from roost.common.units import MIB, human_size
+from roost.common.waiting import poll_until
 from roost.errors import BackendError, ConflictError, OutcomeUnknown, StateError, StorageError, Unsupported
 from roost.host import ram
 from roost.host.copying import copy_file, sync
 from roost.host.drives import remove_from_memory
 from roost.host.facts import boot_id
 from roost.hypervisors.base import Vm
-from roost.hypervisors.qemu import devices
+from roost.hypervisors.qemu import devices, process
 from roost.hypervisors.qemu.manifest import (
     DiskMark,
     Manifest,
@@ -48,6 +50,7 @@ from roost.model.vm import SleepReport, WakeReport
 
 SAVE_TIMEOUT_S = 600.0
 """Saving device state takes milliseconds; copying all of RAM (anonymous backing) takes as long as the disk does."""
+CANCEL_TIMEOUT_S = 30.0
 _UNLIMITED = 1 << 40
 """Bytes per second; QEMU's default would throttle to 128 MiB/s."""
 _STATE_RESERVE = 64 * MIB
@@ -100,8 +103,25 @@ class frozen:  # noqa: N801 - reads as a state in `async with frozen(…)`
         if error is None:
             return
         drop_state(self._vm.paths.state)
-        if self._was_running and self._monitor.is_open:
-            await asyncio.shield(self._monitor.execute("cont"))
+        if self._monitor.is_open:
+            await asyncio.shield(self._go_on())
+
+    async def _go_on(self) -> None:
+        await cancel_save(self._monitor)
+        if self._was_running:
+            await self._monitor.execute("cont")
+
+
+async def cancel_save(monitor: Monitor) -> None:
+    """End a save that is under way, of whatever agent: a VM that runs on would be stopped at its end. Idempotent."""
+    await monitor.execute("migrate_cancel")
+
+    async def ended() -> bool:
+        info = await monitor.execute("query-migrate")
+        return info.get("status") in (None, "none", "cancelled", "completed", "failed")
+
+    if not await poll_until(ended, timeout_s=CANCEL_TIMEOUT_S):
+        raise OutcomeUnknown("QEMU does not end a save that was cancelled", backend="qemu")
 
 
 def drop_state(directory: Path) -> None:
@@ -272,12 +292,15 @@ async def wakeable(sessions: Sessions, vm: Vm) -> Manifest:
         ConflictError: RAM or disks no longer belong to the device state.
         StorageError: the saved state is damaged.
     """
-    manifest = read_manifest(manifest_path(vm.paths.state))
+    hint = f"`roost vm start {vm.spec.name} --cold` boots it afresh and gives up the saved state"
+    manifest = read_manifest(manifest_path(vm.paths.state), hint=hint)
     if manifest is None:
         raise StateError(
-            f"{vm.spec.name} has no saved state to wake from", actual="stopped", required="sleeping"
+            f"{vm.spec.name} has no saved state to wake from",
+            actual="stopped",
+            required="sleeping",
+            hint=hint,
         )
-    hint = f"`roost vm start {vm.spec.name} --cold` boots it afresh and gives up the saved state"
     reasons = why_not(manifest, vm, sessions.host, allocate_ports(vm), boot_id())
     if reasons:
         raise Unsupported(f"{vm.spec.name} cannot wake: {'; '.join(reasons)}", hint=hint)
@@ -290,25 +313,38 @@ async def wakeable(sessions: Sessions, vm: Vm) -> Manifest:
     if (
         not state.exists()
         or state.stat().st_size != manifest.state_bytes
-        or digest(state) != manifest.state_sha256
+        or await asyncio.to_thread(digest, state) != manifest.state_sha256
     ):
         raise StorageError(f"{vm.spec.name} cannot wake: {state} is damaged or missing", hint=hint)
-    if manifest.ram == "file" and not ram_is_saved(sessions, vm, manifest):
-        raise ConflictError(
-            f"{vm.spec.name} cannot wake: its RAM has run since the state was saved", hint=hint
-        )
+    if manifest.ram == "file":
+        mark = _ram_mark(sessions, vm)
+        if mark is None:
+            raise StorageError(f"{vm.spec.name} cannot wake: its RAM is damaged or missing", hint=hint)
+        if mark != _saved_mark(vm, manifest):
+            raise ConflictError(
+                f"{vm.spec.name} cannot wake: its RAM has run since the state was saved", hint=hint
+            )
     return manifest
 
 
 def ram_is_saved(sessions: Sessions, vm: Vm, manifest: Manifest) -> bool:
+    return _ram_mark(sessions, vm) == _saved_mark(vm, manifest)
+
+
+def _saved_mark(vm: Vm, manifest: Manifest) -> ram.Mark:
+    return ram.Mark(vm.id, manifest.generation, "saved")
+
+
+def _ram_mark(sessions: Sessions, vm: Vm) -> ram.Mark | None:
+    """The mark of the RAM that a wake would run on; None when there is no RAM, or none that is marked."""
     backing = ram_resource(sessions.plan(vm))
     if backing is None:
-        return False
+        return None
     for path in (Path(backing.path), vm.paths.ram):
         mark = ram.read_mark(path, backing.size_bytes) if path.exists() else None
         if mark is not None:
-            return mark == ram.Mark(vm.id, manifest.generation, "saved")
-    return False
+            return mark
+    return None
 
 
 async def wake(sessions: Sessions, vm: Vm) -> WakeReport:
@@ -332,14 +368,18 @@ async def wake(sessions: Sessions, vm: Vm) -> WakeReport:
             for index in foreign:
                 await monitor.execute("set_link", {"name": devices.nic_id(index), "up": False})
             steps.reached("wake:loaded")
+            await spend(vm, backing, manifest)
         except BaseException:
             await end_process(sessions, vm)
             remove_sockets(vm)
             raise
-        await spend(vm, backing, manifest)
-        await monitor.execute("cont")
+    # From here on there is only this process: whatever happens, it is not ended.
+    await monitor.execute("cont")
     running_ms = (time.monotonic() - started) * 1000
     steps.reached("wake:running")
+    drop_state(vm.paths.state)
+    if backing is None or Path(backing.path) != vm.paths.ram:
+        vm.paths.ram.unlink(missing_ok=True)
     return WakeReport(running_ms=round(running_ms, 1), reseeded="pending" if is_copy else "not-needed")
 
 
@@ -415,9 +455,40 @@ async def _deleted(events: asyncio.Queue[tuple[str, dict[str, Any]]], device: st
 
 
 async def discard(sessions: Sessions, vm: Vm) -> None:
-    """Throw the saved state away. Idempotent."""
+    """Throw the saved state away, with RAM. Idempotent."""
     drop_state(vm.paths.state)
     vm.paths.ram.unlink(missing_ok=True)
     backing = ram_resource(sessions.plan(vm))
     if backing is not None and Path(backing.path) != vm.paths.ram:
         remove_from_memory(Path(backing.path))
+
+
+async def discard_unsaved(sessions: Sessions, vm: Vm) -> None:
+    """Throw away the RAM of a process that has ended, unless it can be woken: it holds the guest's secrets."""
+    if not manifest_path(vm.paths.state).exists():
+        await discard(sessions, vm)
+
+
+async def tidy(sessions: Sessions, vm: Vm) -> None:
+    """Remove what an agent that was killed had half made, or not yet removed: files under names that begin with a dot (but
+    for disks that are in use), a device state without a manifest, and RAM on disk of a guest whose RAM is in memory.
+    """
+    paths = vm.paths
+    hidden = [*paths.state.glob(".*"), *paths.snapshots.glob(".*"), *paths.disks.glob(".*.new")]
+    backing = ram_resource(sessions.plan(vm))
+    in_memory = backing is not None and Path(backing.path) != paths.ram
+    if backing is not None and in_memory:
+        hidden += Path(backing.path).parent.glob(".*")
+    for path in hidden:
+        await asyncio.to_thread(_remove, path)
+    if not manifest_path(paths.state).exists():
+        drop_state(paths.state)
+        if in_memory and process.find(vm, thorough=True) is not None:
+            paths.ram.unlink(missing_ok=True)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -71,18 +71,25 @@ class Manifest(Model):
     disks: tuple[DiskMark, ...]
 
 
-def read_manifest(path: Path) -> Manifest | None:
+def read_manifest(path: Path, *, hint: str = "") -> Manifest | None:
     """The manifest at `path`, None when there is none.
 
     Raises:
-        StorageError: it is damaged.
+        StorageError: it is damaged, or of a newer Roost; with `hint`.
     """
     try:
-        return Manifest.model_validate(read_json(path))
+        document = read_json(path)
     except FileNotFoundError:
         return None
+    except StorageError as error:
+        raise StorageError(error.message, hint=hint or error.hint) from error
+    try:
+        return Manifest.model_validate(document)
     except ValidationError as error:
-        raise StorageError(f"{path} is damaged: {error.error_count()} fields are wrong") from error
+        found = document.get("format", 0) if isinstance(document, dict) else 0
+        newer = f"it was written by a newer Roost (format {found})" if found > FORMAT else ""
+        wrong = newer or f"{error.error_count()} fields are wrong"
+        raise StorageError(f"{path} cannot be read: {wrong}", hint=hint) from error
 
 
 def topology(vm: Vm, ports: dict[str, int]) -> tuple[str, ...]:

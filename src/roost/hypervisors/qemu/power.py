@@ -17,6 +17,7 @@ from roost.host import processes
 from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import process
+from roost.hypervisors.qemu.checkpoint import cancel_save, discard_unsaved
 from roost.hypervisors.qemu.session import Sessions, end_process, remove_sockets
 
 GUEST_AGENT_SHUTDOWN_S = 3.0
@@ -132,6 +133,7 @@ async def release(sessions: Sessions, vm: Vm) -> None:
     await end_process(sessions, vm)
     steps.reached("stop:ended")
     await sessions.resources(vm).release()
+    await discard_unsaved(sessions, vm)
     remove_sockets(vm)
 
 
@@ -152,6 +154,7 @@ async def resume(sessions: Sessions, vm: Vm) -> None:
         CommandRejected: QEMU cannot, for instance after an internal error.
     """
     monitor = await sessions.monitor(vm)
+    await cancel_save(monitor)
     await monitor.execute("cont")
     status = await monitor.execute("query-status")
     if not status["running"]:
