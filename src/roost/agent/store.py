@@ -7,6 +7,7 @@ memory are. It must not know what a state means.
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,10 @@ from roost.model.spec import VmSpec
 from roost.model.vm import Transition, VmRecord, VmStatus
 
 log = get_logger(__name__)
+
+_ID = re.compile(r"[a-z][a-z0-9]{11}")
+_HALF = re.compile(rf"\.{_ID.pattern}\.(new|deleted)")
+"""What was being made, or deleted, when an agent was killed."""
 
 _MODE = 0o600
 """User data may hold what is nobody else's business."""
@@ -109,30 +114,20 @@ class Store:
         """Directories that could not be read, with the reason: shown, never touched."""
 
     def load(self) -> None:
-        """Read every VM; one that is damaged does not keep the others from being read."""
-        for half in self._home.vms.glob(".*"):  # what was being made, or deleted, when an agent was killed
-            shutil.rmtree(half)
-        for directory in sorted(self._home.vms.glob("[a-z]*")):
-            try:
-                if not (directory / "vm.json").exists():
-                    self._remove_unborn(directory)
-                    continue
-                entry = read_entry(self._home, directory.name)
-                self._entries[entry.id] = entry
-            except (RoostError, OSError) as error:
-                log.error("cannot read a VM", directory=str(directory), error=str(error))
-                self.damaged[directory.name] = str(error)
+        """Read every VM; one that is damaged does not keep the others from being read.
 
-    def _remove_unborn(self, directory: Path) -> None:
-        """A creation writes the record before anything of value: a directory without one holds nothing to lose.
-
-        Only when it is really so: a directory with disks in it was a VM, and is kept.
+        What is neither a VM nor a half-made or half-deleted one is somebody else's, and is left alone.
         """
-        if any(directory.glob("disks/*")) or any(directory.glob("*.json")):
-            raise StorageError(
-                f"{directory} has no vm.json", hint="restore it from a backup, or move the directory away"
-            )
-        shutil.rmtree(directory)
+        for path in sorted(self._home.vms.iterdir()) if self._home.vms.is_dir() else ():
+            try:
+                if _HALF.fullmatch(path.name):
+                    shutil.rmtree(path)
+                elif _ID.fullmatch(path.name) and path.is_dir():
+                    entry = read_entry(self._home, path.name)
+                    self._entries[entry.id] = entry
+            except (RoostError, OSError) as error:
+                log.error("cannot read a VM", directory=str(path), error=str(error))
+                self.damaged[path.name] = str(error)
 
     def all(self) -> list[Entry]:
         """Sorted by name."""
@@ -180,12 +175,24 @@ def read_entry(home: Home, vm_id: str) -> Entry:
     """
     paths = home.vm(vm_id)
     record = _read(VmRecord, paths.record)
+    if record.id != vm_id:
+        raise StorageError(
+            f"{paths.state} is a copy of the VM {record.id}",
+            hint="move it away; `roost vm clone` makes copies",
+        )
     try:
         status = _read(VmStatus, paths.status)
-    except (StorageError, FileNotFoundError) as error:
-        # Everything in the status can be observed again; what cannot be is what the user wanted last.
+    except upgrade.NewerFormat:
+        raise
+    except StorageError as error:
+        # All else can be observed again. A VM that ran is to run, and one that slept to sleep.
         log.warning("status lost, observing anew", vm=record.name, error=str(error))
-        status = VmStatus(since=timestamp(), reason="its status file was damaged")
+        asleep = paths.device_state.with_name("state.json").exists()
+        status = VmStatus(
+            since=timestamp(),
+            desired="running" if paths.pid.exists() else "sleeping" if asleep else "stopped",
+            reason="its status file was damaged",
+        )
     spec = _read(VmSpec, paths.spec)
     applied = _read(VmSpec, paths.applied) if paths.applied.exists() else spec
     return Entry(home, record, spec, applied, status)
