@@ -86,10 +86,12 @@ def read_manifest(path: Path, *, hint: str = "") -> Manifest | None:
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        found = document.get("format", 0) if isinstance(document, dict) else 0
-        newer = f"it was written by a newer Roost (format {found})" if found > FORMAT else ""
-        wrong = newer or f"{error.error_count()} fields are wrong"
-        raise StorageError(f"{path} cannot be read: {wrong}", hint=hint) from error
+        found = document.get("format") if isinstance(document, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            message = f"{path} was written by a newer Roost (format {found})"
+        else:
+            message = f"{path} is damaged: {error.error_count()} fields are wrong"
+        raise StorageError(message, hint=hint) from error
 
 
 def topology(vm: Vm, ports: dict[str, int]) -> tuple[str, ...]:
