@@ -95,6 +95,8 @@ def _warnings(vm: Vm, host: HostFacts) -> list[str]:
         warnings.append(
             f"accelerator: software emulation, slow and no isolation to rely on ({host.accelerator.reason})"
         )
+    if vm.record.accelerator == "tcg" and devices.family_of(vm.record.machine) == "microvm":
+        warnings.append("machine: microvm sometimes hangs at boot under software emulation; q35 does not")
     if vm.record.accelerator == "kvm" and not host.accelerator.kvm:
         warnings.append(f"accelerator: kvm was asked for, but {host.accelerator.reason}")
     if any(disk.cache == "unsafe" for _, disk in vm.spec.named_disks()):
