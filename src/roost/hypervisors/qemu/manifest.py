@@ -16,6 +16,7 @@ from roost.errors import StorageError
 from roost.host.layers import current_file
 from roost.host.qcow2 import backing_chain, holds_nothing
 from roost.hypervisors.base import Vm
+from roost.hypervisors.qemu.plan import needs_seed
 from roost.model.base import Model
 from roost.model.host import HostFacts
 
@@ -98,7 +99,10 @@ def topology(vm: Vm, ports: dict[str, int]) -> tuple[str, ...]:
     """The devices that a saved state depends on, in one comparable form."""
     fixed = [f"{name}:{disk.bus}" for name, disk in vm.disks()]
     fixed += [f"cdrom{index}" for index, _ in enumerate(vm.spec.cdroms)]
+    fixed += [f"nic{index}:{nic.model}" for index, nic in enumerate(vm.spec.nics)]
+    fixed += [f"hostdev{index}:{device.pci or device.usb}" for index, device in enumerate(vm.spec.devices)]
     fixed += [f"drive:{drive.kind}" for drive in vm.spec.drives]
+    fixed += ["drive:cidata"] if needs_seed(vm.spec) else []
     fixed += [word for word, on in (("tpm", vm.spec.tpm), ("vnc", vm.spec.console.vnc)) if on]
     fixed += [word for word, on in (("serial", vm.spec.console.serial), ("qga", vm.spec.guest_agent)) if on]
     return tuple(sorted(fixed) + [f"{device}@{port}" for device, port in sorted(ports.items())])
@@ -143,22 +147,30 @@ def disks_agree(manifest: Manifest) -> list[str]:
     """Disks that were written, replaced or lost since the state was saved.
 
     A disk that was frozen into a layer meanwhile (for a clone or a snapshot) still agrees: the very same file stands in
-    its backing chain, and the new overlay above it holds nothing.
+    its backing chain, and the new overlays above it hold nothing.
     """
     wrong = []
     for mark in manifest.disks:
-        path = Path(mark.path)
         try:
-            if mark.is_same_file(path):
-                continue
-            chain = (
-                backing_chain(path) if path.suffix == ".qcow2" else []
-            )  # a raw disk's header is the guest's
-            if not (chain and mark.is_same_file(chain[0]) and holds_nothing(path)):
+            if not _is_as_it_was(mark, Path(mark.path)):
                 wrong.append(mark.path)
         except (OSError, StorageError):
             wrong.append(mark.path)
     return wrong
+
+
+def _is_as_it_was(mark: DiskMark, disk: Path) -> bool:
+    if mark.is_same_file(disk):
+        return True
+    if disk.suffix != ".qcow2":
+        return False  # what looks like a header in a raw disk is the guest's
+    for layer in backing_chain(disk):
+        if not holds_nothing(disk):
+            return False
+        if mark.is_same_file(layer):
+            return True
+        disk = layer
+    return False
 
 
 def _dotted(version: tuple[int, int, int]) -> str:
