@@ -11,6 +11,7 @@ import asyncio
 import itertools
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,3 +111,11 @@ def sleeping_vm(house: House, ready_vm: str) -> str:
     """Asleep, durably; `/tmp/nonce` is in its saved memory. The caller wakes it."""
     house.sleep(ready_vm)
     return ready_vm
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -122,6 +122,7 @@ class House:
         return dict(self.agent.vms.create({"document": document}, start=start).result())
 
     def apply(self, name: str, *, dry_run: bool = False, **keys: Any) -> Json:
+        """Change it to what `create` would make of the same keys."""
         return self.agent.vms.apply({"document": json.dumps(self.spec(name, **keys))}, dry_run=dry_run)
 
     def boot(self, name: str, **keys: Any) -> str:
@@ -144,6 +145,11 @@ class House:
 
     def wait_durable(self, name: str) -> Json:
         return self.wait_for(name, lambda vm: vm["state"] == "sleeping" and vm["sleep"]["durable"])
+
+    def wait_saved_durably(self, name: str) -> None:
+        """Wait until what a wake needs is on stable storage, also of a copy that has never run."""
+        manifest = self.paths(name).state / "state.json"
+        eventually(lambda: json.loads(manifest.read_text())["durable"], f"the durable sleep of {name}")
 
     def clone(self, name: str, *names: str, start: bool = True) -> list[Json]:
         return list(self.agent.vms.clone(name, names, start=start).result())
