@@ -20,8 +20,10 @@ from tests.unit.vms import HOST, vm_of
 BOOT = "this-boot"
 
 
-def make_node(directory: Path, host: HostFacts = HOST) -> Node:
-    """A node whose home is in `directory`."""
+def make_node(
+    directory: Path, host: HostFacts = HOST, backend: type[QemuHypervisor] = QemuHypervisor
+) -> Node:
+    """A node whose home is in `directory`. A `backend` of its own leaves out what needs a process."""
     home = Home(directory / "state", directory / "run")
     for place in (home.vms, home.run):
         place.mkdir(parents=True, exist_ok=True)
@@ -29,7 +31,7 @@ def make_node(directory: Path, host: HostFacts = HOST) -> Node:
         home=home,
         host=host,
         images=ImageStore(home),
-        hypervisors={"qemu": QemuHypervisor(host)},
+        hypervisors={"qemu": backend(host)},
         consoles=ConsoleClient(home),
         bus=EventBus(),
         store=Store(home),

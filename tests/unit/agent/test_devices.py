@@ -1,0 +1,157 @@
+"""Changing a VM that exists, as far as it needs no process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roost.agent.devices import Devices, restart_due
+from roost.agent.settling import resettle
+from roost.agent.store import Entry
+from roost.errors import BackendError, ConflictError, SpecError, Unsupported
+from roost.hypervisors.base import Vm
+from roost.hypervisors.qemu.backend import QemuHypervisor
+from roost.model.spec import DiskSpec, NicSpec
+from tests.unit.agent.nodes import load_vm, make_node
+from tests.unit.vms import spec_of
+
+DATA = {"name": "data", "size": "1GiB"}
+
+
+class Plugging(QemuHypervisor):
+    """Plugs nothing in, but refuses what has no hotplug as QEMU does."""
+
+    async def attach_disk(self, vm: Vm, name: str) -> None:
+        if dict(vm.disks())[name].bus not in ("virtio", "nvme"):
+            raise BackendError(
+                f"the bus of {name} does not support hotplugging", backend="qemu", vm=vm.spec.name
+            )
+
+    async def detach_disk(self, vm: Vm, name: str) -> None:
+        await self.attach_disk(vm, name)
+
+    async def resize_disk(self, vm: Vm, name: str, size_bytes: int) -> None:
+        pass
+
+
+def vm_on(directory: Path, *, state: str = "stopped", **keys: Any) -> tuple[Devices, Entry]:
+    node = make_node(directory, backend=Plugging)
+    return Devices(node), load_vm(node, spec_of(**keys), state=state, desired=state)
+
+
+async def test_a_stopped_vm_becomes_what_is_wanted(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path, disks=[DATA])
+    wanted = spec_of(
+        cpus=4, disks=[DATA, {"name": "more", "size": "1GiB"}], nics=["user", "user"], autostart=True
+    )
+    result = await devices.apply("web", wanted)
+    assert {change.key for change in result.changes} == {"cpus", "autostart", "disks[more]", "nics[1]"}
+    assert (entry.spec, entry.applied, result.restart_due) == (wanted, wanted, False)
+    assert entry.record.ports == {"disk-data": 0, "nic0": 1, "disk-more": 2, "nic1": 3}
+    assert len(entry.record.macs) == 2
+    assert (await devices.apply("web", wanted)).changes == ()
+
+
+async def test_what_can_never_change_changes_nothing(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path, disks=[DATA])
+    before = entry.spec, entry.applied, entry.record
+    with pytest.raises(ConflictError, match="a disk only grows"):
+        await devices.apply("web", spec_of(cpus=4, disks=[DATA | {"size": "1MiB"}]))
+    assert (entry.spec, entry.applied, entry.record) == before
+
+
+async def test_a_running_vm_keeps_what_waits_for_its_next_start(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path, state="running")
+    result = await devices.apply("web", spec_of(cpus=4, restart="never"))
+    assert result.restart_due
+    assert (entry.spec.cpus, entry.applied.cpus) == (4, 1)
+    assert (entry.spec.restart, entry.applied.restart) == ("never", "never")
+
+
+async def test_a_disk_that_is_refused_leaves_no_trace(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path, state="running")
+    before = entry.spec, entry.applied, entry.record
+    with pytest.raises(BackendError, match="hotplugging"):
+        await devices.attach_disk("web", DiskSpec(name="cd", size=1 << 30, bus="sata"))
+    with pytest.raises(Unsupported, match="managed networks"):
+        await devices.attach_nic("web", NicSpec(network="lan"))
+    assert (entry.spec, entry.applied, entry.record) == before
+    assert entry.status.transition is None
+
+
+async def test_the_devices_of_a_sleeper_stay(tmp_path: Path) -> None:
+    devices, _ = vm_on(tmp_path, state="sleeping", disks=[DATA], nics=["user"])
+    for change in (
+        devices.attach_disk("web", DiskSpec(size=1 << 30)),
+        devices.detach_disk("web", "data"),
+        devices.attach_nic("web", NicSpec()),
+        devices.detach_nic("web", 0),
+    ):
+        with pytest.raises(ConflictError, match="is asleep"):
+            await change
+
+
+async def test_a_disk_does_not_shrink(tmp_path: Path) -> None:
+    devices, _ = vm_on(tmp_path, disks=[DATA])
+    with pytest.raises(SpecError, match="cannot shrink"):
+        await devices.resize_disk("web", "data", 1 << 20)
+
+
+@pytest.mark.xfail(strict=True, reason="resize_disk lets the disk of a sleeper grow, which then cannot wake")
+async def test_the_disks_of_a_sleeper_do_not_grow(tmp_path: Path) -> None:
+    devices, _ = vm_on(tmp_path, state="sleeping", disks=[DATA])
+    with pytest.raises(ConflictError, match="is asleep"):
+        await devices.resize_disk("web", "data", 2 << 30)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="apply makes a stopped VM's spec the applied one before it is settled anew"
+)
+@pytest.mark.parametrize(
+    ("key", "value", "settled"), [("machine", "pc", "pc-i440fx-7.2"), ("cpu", "max", "max")]
+)
+async def test_another_machine_of_a_stopped_vm_counts_at_its_next_start(
+    tmp_path: Path, key: str, value: str, settled: str
+) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of())
+    await Devices(node).apply("web", spec_of(**{key: value}))
+    assert getattr(resettle(entry, node), key) == settled
+
+
+@pytest.mark.xfail(strict=True, reason="_note takes what is wanted from what is applied")
+async def test_a_new_disk_does_not_undo_what_waits_for_the_next_start(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path, state="running", disks=[DATA])
+    await devices.apply("web", spec_of(disks=[DATA | {"cache": "none"}]))
+    await devices.attach_disk("web", DiskSpec(name="more", size=1 << 30))
+    assert dict(entry.spec.named_disks())["data"].cache == "none"
+    assert restart_due(entry)
+
+
+@pytest.mark.xfail(strict=True, reason="apply plugs and unplugs whatever the announced effect is")
+@pytest.mark.parametrize("before", [[], [DATA | {"bus": "sata"}]])
+async def test_a_disk_that_cannot_be_plugged_waits_for_the_next_start(
+    tmp_path: Path, before: list[Any]
+) -> None:
+    devices, entry = vm_on(tmp_path, state="running", disks=before)
+    after = [] if before else [DATA | {"bus": "sata"}]
+    result = await devices.apply("web", spec_of(disks=after))
+    assert [change.effect for change in result.changes] == ["next-start"]
+    assert result.restart_due
+    assert len(entry.spec.disks) == len(after)
+
+
+@pytest.mark.xfail(strict=True, reason="apply does not ask for the plan of what it accepts")
+async def test_a_spec_that_this_host_cannot_run_is_refused(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path)
+    with pytest.raises(Unsupported, match="managed networks"):
+        await devices.apply("web", spec_of(nics=[{"network": "lan"}]))
+    assert entry.spec == spec_of()
+
+
+@pytest.mark.xfail(strict=True, reason="restart_due must leave out changes.FIRST_BOOT as well as changes.NOW")
+async def test_no_restart_is_due_for_what_only_the_first_boot_reads(tmp_path: Path) -> None:
+    devices, _ = vm_on(tmp_path, state="running")
+    assert not (await devices.apply("web", spec_of(user="admin"))).restart_due

@@ -1,0 +1,138 @@
+"""One operation at a time, and a true status whatever becomes of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from roost.agent.creation import Creation
+from roost.agent.lifecycle import Lifecycle
+from roost.agent.node import Node
+from roost.agent.progress import ignore
+from roost.agent.store import Entry
+from roost.common.clock import timestamp
+from roost.errors import BackendError, ConflictError, StorageError
+from roost.hypervisors.base import Vm
+from roost.hypervisors.qemu.backend import QemuHypervisor
+from roost.hypervisors.qemu.checkpoint import manifest_path
+from roost.hypervisors.qemu.manifest import topology
+from roost.model.vm import SnapshotInfo
+from tests.unit.agent.nodes import load_vm, make_node
+from tests.unit.hypervisors.qemu.test_manifest import manifest_of
+from tests.unit.vms import spec_of
+
+SNAPSHOT = SnapshotInfo(name="one", created=timestamp(), state="stopped", memory=False, size_bytes=0)
+
+
+class Reverting(QemuHypervisor):
+    """Has a snapshot that cannot be gone back to."""
+
+    async def force_stop(self, vm: Vm) -> None:
+        pass
+
+    async def snapshot_list(self, vm: Vm) -> list[SnapshotInfo]:
+        return [SNAPSHOT]
+
+    async def snapshot_revert(self, vm: Vm, name: str, generation: int) -> SnapshotInfo:
+        raise ConflictError("its disk is in use")
+
+
+def sleeper(node: Node) -> Entry:
+    """A VM with a saved state that can be woken."""
+    spec = spec_of(memory={"size": "64MiB", "backing": "anonymous"})
+    entry = load_vm(node, spec, state="sleeping", desired="sleeping")
+    manifest = manifest_of(entry.vm, ram="stream")
+    manifest_path(entry.paths.state).write_text(json.dumps(manifest.model_dump(mode="json")))
+    return entry
+
+
+def on_disk(entry: Entry) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(entry.paths.status.read_text())
+    return document
+
+
+def refuse(entry: Entry) -> None:
+    entry.update(desired="running")
+    raise ConflictError("no")
+
+
+async def test_an_operation_is_on_disk_while_it_is_under_way(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of())
+    async with node.working("web", "start", reason="test"):
+        transition = on_disk(entry)["transition"]
+        assert (transition["operation"], transition["detail"]) == ("start", {"reason": "test"})
+        with pytest.raises(ConflictError, match="busy: start is under way"):
+            async with node.working("web", "stop"):
+                pass
+    assert on_disk(entry)["transition"] is None
+    assert not entry.busy
+
+
+async def test_a_refusal_leaves_the_status_as_it_was(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    entry = sleeper(node)
+    before = entry.status
+    with pytest.raises(ConflictError, match="no"):
+        async with node.working("web", "wake"):
+            refuse(entry)
+    assert entry.status == before
+    assert on_disk(entry) == before.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("operation", ["sleep", "wake", "start", "stop", "snapshot"])
+async def test_a_sleeper_whose_operation_failed_still_sleeps(tmp_path: Path, operation: str) -> None:
+    node = make_node(tmp_path)
+    entry = sleeper(node)
+    with pytest.raises(StorageError):
+        async with node.working("web", operation):
+            raise StorageError("the disk is full")
+    assert (entry.status.state, entry.status.reason) == ("sleeping", "the disk is full")
+    assert entry.status.transition is None
+    assert not entry.busy
+
+
+@pytest.mark.xfail(
+    strict=True, reason="settle takes a decided operation's verdict, `stopped`, without carrying it out"
+)
+@pytest.mark.parametrize("operation", ["delete", "revert"])
+async def test_a_sleeper_that_could_not_be_deleted_or_reverted_still_sleeps(
+    tmp_path: Path, operation: str
+) -> None:
+    node = make_node(tmp_path)
+    entry = sleeper(node)
+    with pytest.raises(StorageError):
+        async with node.working("web", operation, snapshot="one"):
+            raise StorageError("the disk is full")
+    assert entry.status.state == "sleeping"
+
+
+@pytest.mark.xfail(strict=True, reason="a refusal puts back `running` after the VM was switched off")
+async def test_a_running_vm_whose_revert_was_refused_half_way_is_not_called_running(tmp_path: Path) -> None:
+    node = make_node(tmp_path, backend=Reverting)
+    entry = load_vm(node, spec_of(), state="running", desired="running")
+    with pytest.raises(ConflictError, match="in use"):
+        await Lifecycle(node).revert("web", "one", ignore)
+    assert entry.status.state != "running"
+
+
+async def test_a_vm_that_failed_to_start_says_why(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of())
+    with pytest.raises(BackendError):
+        async with node.working("web", "start"):
+            raise BackendError("QEMU ended at once", backend="qemu", vm="web")
+    assert (entry.status.state, entry.status.reason) == ("stopped", "QEMU ended at once")
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a clone without its parent's fixed address has no cloud-init drive any more"
+)
+async def test_a_clone_has_the_devices_that_its_saved_state_has(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    source = load_vm(node, spec_of(nics=[{"bridge": "br0", "ip": "192.168.1.20/24"}]), state="sleeping")
+    target = Creation(node, Lifecycle(node))._add_target(source, "copy")
+    assert topology(target.vm, target.record.ports) == topology(source.vm, source.record.ports)
