@@ -117,9 +117,10 @@ def _inspect(path: Path, expected: DiskFormat | None) -> Header:
     """Raises what `add_image` does for files that cannot be read, and what `inspect_image` does."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise SpecError(f"{path} is not a regular file")
         with os.fdopen(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise SpecError(f"{path} is not a regular file")
             if expected is None and path.suffix.lower() in _RAW_SUFFIXES:
                 with suppress(Unsupported):
                     return inspect_image(file, path.name)

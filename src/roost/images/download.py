@@ -183,7 +183,7 @@ async def _receive(
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         file.truncate()
-        async for piece in response.aiter_raw(1 << 20):
+        async for piece in response.aiter_raw():
             done += len(piece)
             if done > max_bytes:
                 raise SpecError(f"{response.url} is larger than the {human_size(max_bytes)} allowed")

@@ -6,14 +6,17 @@ Callers: the recipes. apt checks the signatures; where packages come from is the
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from roost.errors import HostError, NotFoundError, ToolMissing, UnreachableError
+from roost.common.waiting import poll_until
+from roost.errors import ConflictError, HostError, NotFoundError, ToolMissing, UnreachableError
 from roost.images.progress import Progress
 from roost.images.tools import run
 
@@ -43,6 +46,26 @@ class Apt:
         self.packages = self._root / "packages"
         """Where downloaded packages are."""
         self._mirror = mirror
+
+    @asynccontextmanager
+    async def locked(self, progress: Progress) -> AsyncIterator[None]:
+        """Have the cache for one build: whoever builds the same at the same time waits, and finds it built."""
+        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self._root / "lock").open("w") as file:
+
+            async def take() -> bool:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    progress("waiting for another build", 0, None)
+                    return False
+                return True
+
+            if not await poll_until(take, timeout_s=_FETCH_S):
+                raise ConflictError(
+                    f"another build has {self._root} for longer than {_FETCH_S / 60:.0f} minutes"
+                )
+            yield
 
     async def update(self, progress: Progress) -> None:
         """Fetch the lists of packages, unless they are of today.
