@@ -17,13 +17,15 @@ from roost.agent.settling import derive_mac, new_id, new_record
 from roost.agent.store import Entry
 from roost.common import steps
 from roost.common.clock import timestamp
-from roost.errors import ConflictError, StateError
+from roost.common.log import get_logger
+from roost.errors import ConflictError, RoostError, StateError
 from roost.host.drives import hash_password
 from roost.host.sandbox import UidPool
 from roost.model.spec import NicSpec, VmSpec
 from roost.model.vm import Transition, VmRecord
 
 _RANDOM_PASSWORD_BYTES = 12
+log = get_logger(__name__)
 
 
 class Creation:
@@ -66,6 +68,15 @@ class Creation:
             entry.busy = ""
         self._node.tell(entry, "created")
         return entry, password
+
+    async def _undo_all(self, targets: list[Entry]) -> None:
+        """Take half-made clones back; one that cannot be is taken back by the next agent."""
+        for target in targets:
+            try:
+                await self._undo(target)
+            except (RoostError, OSError) as error:
+                log.error("half-made clone not removed", vm=target.name, error=str(error))
+        await self._node.sweep()
 
     async def _undo(self, entry: Entry) -> None:
         await self._node.backend(entry).delete(entry.vm, delete_disks=True)
@@ -111,9 +122,7 @@ class Creation:
                 for target in targets:
                     self._settle_target(target)
             except BaseException:
-                for target in targets:
-                    await asyncio.shield(self._undo(target))
-                await asyncio.shield(self._node.sweep())
+                await asyncio.shield(self._undo_all(targets))
                 raise
             finally:
                 for target in targets:

@@ -5,15 +5,21 @@ Callers: `vms`. What can change now changes now; the rest waits for the next sta
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from roost.agent import changes
 from roost.agent.node import Node
-from roost.agent.settling import derive_mac
+from roost.agent.settling import derive_mac, resettle
 from roost.agent.store import Entry
 from roost.api.types import ApplyResult, Change
 from roost.common import steps
-from roost.errors import ConflictError, NotFoundError, RoostError, SpecError, Unsupported
+from roost.errors import ConflictError, NotFoundError, SpecError, Unsupported
 from roost.hypervisors.base import Vm
 from roost.model.spec import DiskSpec, NicSpec, VmSpec
+
+Edit = Callable[[VmSpec], VmSpec]
+"""A change of one device in a spec."""
 
 
 class Devices:
@@ -35,36 +41,54 @@ class Devices:
         entry = self._node.store.find(ref)
         found = self.preview(entry, spec)
         refuse_impossible(entry, found)
-        for gone in (name for name, _ in entry.spec.named_disks() if name not in dict(spec.named_disks())):
-            await self.detach_disk(ref, gone)
+        now = {change.key for change in found if change.effect == "now"}
+        if any(key.startswith(("disks[", "nics[", "disk_size")) for key in now):
+            _refuse_asleep(entry)
+        images = await self._new_images(entry, spec)
+        wanted = dict(spec.named_disks())
+        for name in [name for name, _ in entry.spec.named_disks() if name not in wanted]:
+            if f"disks[{name}]" in now:
+                await self.detach_disk(ref, name)
         for index in reversed(range(len(spec.nics), len(entry.spec.nics))):
-            await self.detach_nic(ref, index)
-        for name, disk in spec.named_disks():
-            await self._apply_disk(ref, entry, name, disk)
-        for nic in spec.nics[len(entry.spec.nics) :]:
-            await self.attach_nic(ref, nic)
+            if f"nics[{index}]" in now:
+                await self.detach_nic(ref, index)
+        for name, disk in wanted.items():
+            if f"disks[{name}]" in now:
+                await self.attach_disk(ref, disk.model_copy(update={"name": name}))
+            elif f"disks[{name}].size" in now and disk.size is not None:
+                await self.resize_disk(ref, name, disk.size)
+        for index in range(len(entry.spec.nics), len(spec.nics)):
+            if f"nics[{index}]" in now:
+                await self.attach_nic(ref, spec.nics[index])
         async with self._node.working(ref, "apply") as entry:
+            entry.record = entry.record.model_copy(
+                update={"disk_images": {**images, **entry.record.disk_images}}
+            )
             await self._apply_rest(entry, spec)
         return ApplyResult(created=False, changes=tuple(found), restart_due=restart_due(entry))
 
-    async def _apply_disk(self, ref: str, entry: Entry, name: str, disk: DiskSpec) -> None:
-        known = dict(entry.spec.named_disks()).get(name)
-        if known is None:
-            await self.attach_disk(ref, disk.model_copy(update={"name": name}))
-        elif disk.size is not None and disk.size != known.size:
-            await self.resize_disk(ref, name, disk.size)
+    async def _new_images(self, entry: Entry, spec: VmSpec) -> dict[str, str]:
+        """What disks that come with this spec stand on, settled now as at a creation."""
+        known = dict(entry.spec.named_disks())
+        return {
+            name: (await self._node.images.resolve(disk.image)).id
+            for name, disk in spec.named_disks()
+            if disk.image is not None and name not in known
+        }
 
     async def _apply_rest(self, entry: Entry, spec: VmSpec) -> None:
         if spec.disk_size is not None and spec.disk_size != entry.spec.disk_size:
+            _refuse_asleep(entry)
             await self._node.backend(entry).resize_disk(entry.vm, "root", spec.disk_size)
             entry.applied = entry.applied.model_copy(update={"disk_size": spec.disk_size})
         at_once = {key: getattr(spec, key) for key in changes.NOW}
         entry.spec = spec
-        entry.applied = spec if entry.status.state == "stopped" else entry.applied.model_copy(update=at_once)
         if entry.status.state == "stopped":
-            entry.record = entry.record.model_copy(
-                update={"ports": self._node.backend(entry).ports(entry.vm)}
-            )
+            entry.record = resettle(entry, self._node)
+            entry.applied = spec
+            await self._node.backend(entry).create(entry.vm)  # disks and drives that are new
+        else:
+            entry.applied = entry.applied.model_copy(update=at_once)
         entry.save_spec()
         entry.save_record()
         self._node.tell(entry, "changed")
@@ -80,10 +104,7 @@ class Devices:
             images = dict(entry.record.disk_images)
             if disk.image is not None:
                 images[name] = (await self._node.images.resolve(disk.image)).id
-            named = tuple(
-                old.model_copy(update={"name": known}) for known, old in entry.applied.named_disks()
-            )
-            await self._plug(entry, {"disks": (*named, disk)}, {"disk_images": images}, disk=name)
+            await self._plug(entry, partial(_with_disk, name, disk), {"disk_images": images}, disk=name)
 
     async def detach_disk(self, ref: str, name: str) -> None:
         """Take a disk out; its file is kept in the VM's directory, and named in the event."""
@@ -95,8 +116,7 @@ class Devices:
             _refuse_asleep(entry)
             if entry.status.state in ("running", "warm"):
                 await self._node.backend(entry).detach_disk(entry.vm, name)
-            kept = tuple(d.model_copy(update={"name": n}) for n, d in disks.items() if n != name)
-            self._note(entry, {"disks": kept}, {})
+            self._note(entry, partial(_with_disk, name, None), {})
             self._node.tell(entry, "disk-detached", name)
 
     async def resize_disk(self, ref: str, name: str, size_bytes: int) -> None:
@@ -105,18 +125,15 @@ class Devices:
             disks = dict(entry.vm.disks())
             if name not in disks:
                 raise NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {', '.join(disks)}")
+            _refuse_asleep(entry)
             current = disks[name].size
             if current is not None and size_bytes < current:
                 raise SpecError(f"disk {name} cannot shrink", hint="make a smaller one and copy the data")
             await self._node.backend(entry).resize_disk(entry.vm, name, size_bytes)
             if name == "root" and entry.record.image is not None:
-                self._note(entry, {"disk_size": size_bytes}, {})
+                self._note(entry, lambda spec: spec.model_copy(update={"disk_size": size_bytes}), {})
             else:
-                grown = tuple(
-                    d.model_copy(update={"name": n, **({"size": size_bytes} if n == name else {})})
-                    for n, d in entry.applied.named_disks()
-                )
-                self._note(entry, {"disks": grown}, {})
+                self._note(entry, partial(_with_size, name, size_bytes), {})
             self._node.tell(entry, "disk-resized", name)
 
     async def attach_nic(self, ref: str, nic: NicSpec) -> None:
@@ -124,7 +141,10 @@ class Devices:
             index = len(entry.applied.nics)
             mac = nic.mac or derive_mac(entry.id, index)
             await self._plug(
-                entry, {"nics": (*entry.applied.nics, nic)}, {"macs": (*entry.record.macs, mac)}, nic=index
+                entry,
+                lambda spec: spec.model_copy(update={"nics": (*spec.nics, nic)}),
+                {"macs": (*entry.record.macs, mac)},
+                nic=index,
             )
 
     async def detach_nic(self, ref: str, index: int) -> None:
@@ -139,13 +159,14 @@ class Devices:
             _refuse_asleep(entry)
             if entry.status.state in ("running", "warm"):
                 await self._node.backend(entry).detach_nic(entry.vm, index)
-            self._note(entry, {"nics": entry.applied.nics[:-1]}, {"macs": entry.record.macs[:-1]})
+            macs = {"macs": entry.record.macs[:-1]}
+            self._note(entry, lambda spec: spec.model_copy(update={"nics": spec.nics[:-1]}), macs)
             self._node.tell(entry, "nic-detached", str(index))
 
     async def _plug(
         self,
         entry: Entry,
-        spec: dict[str, object],
+        edit: Edit,
         record: dict[str, object],
         *,
         disk: str = "",
@@ -155,7 +176,7 @@ class Devices:
         _refuse_asleep(entry)
         before = entry.spec, entry.applied, entry.record
         backend = self._node.backend(entry)
-        self._note(entry, spec, record)
+        self._note(entry, edit, record)
         steps.reached("attach:noted")
         try:
             plan = backend.plan(entry.vm, self._node.host)
@@ -166,22 +187,44 @@ class Devices:
                     await backend.attach_disk(entry.vm, disk)
                 else:
                     await backend.attach_nic(entry.vm, nic)
-        except RoostError:
+            elif nic is None:
+                await backend.create(entry.vm)
+        except BaseException:
             entry.spec, entry.applied, entry.record = before
             entry.save_spec()
             entry.save_record()
             raise
         self._node.tell(entry, "disk-attached" if nic is None else "nic-attached", disk or str(nic))
 
-    def _note(self, entry: Entry, spec: dict[str, object], record: dict[str, object]) -> None:
-        """Change what is wanted and what is applied alike, with ports for the devices there are then."""
-        entry.spec = entry.spec.model_copy(update=spec)
-        entry.applied = entry.applied.model_copy(update=spec)
+    def _note(self, entry: Entry, edit: Edit, record: dict[str, object]) -> None:
+        """Change what is wanted and what is applied alike, with ports for the devices there are then.
+
+        Each is edited by itself, for what is wanted may hold more that waits for the next start.
+        """
+        entry.spec, entry.applied = edit(entry.spec), edit(entry.applied)
         changed = entry.record.model_copy(update=record)
         ports = self._node.backend(entry).ports(Vm(changed, entry.applied, entry.home))
         entry.record = changed.model_copy(update={"ports": ports})
         entry.save_spec()
         entry.save_record()
+
+
+def _with_disk(name: str, disk: DiskSpec | None, spec: VmSpec) -> VmSpec:
+    """The spec with this disk under this name, or without one."""
+    disks = {known: old.model_copy(update={"name": known}) for known, old in spec.named_disks()}
+    disks.pop(name, None)
+    if disk is not None:
+        disks[name] = disk
+    return spec.model_copy(update={"disks": tuple(disks.values())})
+
+
+def _with_size(name: str, size_bytes: int, spec: VmSpec) -> VmSpec:
+    disks = spec.named_disks()
+    grown = (
+        disk.model_copy(update={"name": known, **({"size": size_bytes} if known == name else {})})
+        for known, disk in disks
+    )
+    return spec.model_copy(update={"disks": tuple(grown)})
 
 
 def refuse_impossible(entry: Entry, found: list[Change]) -> None:

@@ -6,6 +6,7 @@ Callers: `vms`. On shutdown each VM goes as its spec says; after the boot everyt
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from itertools import groupby
 
 from roost.agent.lifecycle import Lifecycle
@@ -13,9 +14,13 @@ from roost.agent.node import Node
 from roost.agent.progress import Progress, ignore
 from roost.agent.store import Entry
 from roost.common.log import get_logger
+from roost.common.waiting import poll_until
 from roost.errors import RoostError
 
 log = get_logger(__name__)
+
+BUSY_TIMEOUT_S = 60.0
+"""How long a VM's operation under way may take when the host goes down."""
 
 
 async def autostart(node: Node, lifecycle: Lifecycle) -> None:
@@ -37,13 +42,20 @@ def _should_run(entry: Entry) -> bool:
 async def _start(lifecycle: Lifecycle, entry: Entry) -> None:
     try:
         await lifecycle.start(entry.id, ignore)
-    except RoostError as error:
+    except (RoostError, OSError) as error:
         entry.update(reason=f"autostart failed: {error}")
         log.error("autostart failed", vm=entry.name, error=str(error))
 
 
 async def drain(node: Node, lifecycle: Lifecycle, progress: Progress) -> None:
-    """Shut down or put to sleep every VM, those that started last first; what they were is what they come back to."""
+    """Shut down or put to sleep every VM, those that started last first; what they were is what they come back to.
+
+    What sleeps already is made safe. One VM that cannot go down does not keep the others from it.
+    """
+    for entry in node.store.all():
+        if entry.status.state == "sleeping" or entry.status.sleep is not None:
+            lifecycle.keep(entry)
+            await lifecycle.finish_background(entry)
     running = [entry for entry in node.store.all() if entry.status.state in ("running", "warm")]
     running.sort(key=lambda entry: entry.spec.start_order, reverse=True)
     done = 0
@@ -57,12 +69,30 @@ async def drain(node: Node, lifecycle: Lifecycle, progress: Progress) -> None:
 async def _go(lifecycle: Lifecycle, entry: Entry) -> None:
     wish = entry.status.desired
     try:
-        if entry.spec.on_host_shutdown == "sleep":
+        if not await poll_until(partial(_idle, entry), timeout_s=BUSY_TIMEOUT_S):
+            log.error("still busy, cannot go down", vm=entry.name, busy=entry.busy)
+            return
+        if entry.status.sleep is not None or entry.status.state not in ("running", "warm"):
+            return
+        await _down(lifecycle, entry)
+    except (RoostError, OSError) as error:
+        log.error("could not go down", vm=entry.name, error=str(error))
+    finally:
+        entry.update(desired=wish, durable=True)
+
+
+async def _idle(entry: Entry) -> bool:
+    return not entry.busy
+
+
+async def _down(lifecycle: Lifecycle, entry: Entry) -> None:
+    """As the spec says; a VM that cannot sleep is asked to power down, which forces it only in the end."""
+    if entry.spec.on_host_shutdown == "sleep":
+        try:
             await lifecycle.sleep(entry.id, ignore)
             await lifecycle.finish_background(entry)
+        except RoostError as error:
+            log.error("could not sleep", vm=entry.name, error=str(error))
         else:
-            await lifecycle.stop(entry.id, ignore, timeout_s=None, force=False)
-    except RoostError as error:
-        log.error("could not go down", vm=entry.name, error=str(error))
-        await lifecycle.stop(entry.id, ignore, timeout_s=None, force=True)
-    entry.update(desired=wish, durable=True)
+            return
+    await lifecycle.stop(entry.id, ignore, timeout_s=None, force=False)

@@ -22,7 +22,7 @@ from roost.agent.store import Entry
 from roost.common import steps
 from roost.common.clock import timestamp
 from roost.common.log import get_logger
-from roost.errors import ConflictError, RoostError, StateError, StorageError
+from roost.errors import ConflictError, RoostError, StateError, StorageError, Unsupported
 from roost.hypervisors.base import Event
 from roost.model.vm import SnapshotInfo
 
@@ -39,6 +39,7 @@ class Lifecycle:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        node.afterwards = self._afterwards
 
     async def start(self, ref: str, progress: Progress, *, cold: bool = False) -> None:
         """Boot, or wake what sleeps; a running VM stays as it is. `cold` gives up a saved state."""
@@ -54,7 +55,13 @@ class Lifecycle:
             return
         async with self._node.working(ref, "start") as entry:
             if entry.status.state != "stopped":
+                plan = self._node.backend(entry).plan(entry.wanted, self._node.host)
+                if not plan.accepted:
+                    raise Unsupported(f"{entry.name} cannot run here: " + "; ".join(plan.refusals))
+                entry.committed = True
+                await self._node.backend(entry).release(entry.vm)
                 await self._node.backend(entry).discard_sleep(entry.vm)
+                entry.update(state="stopped", sleep=None)
             entry.update(desired="running")
             await self._boot(entry, progress)
 
@@ -66,6 +73,13 @@ class Lifecycle:
                 f"the TPM state of {entry.name} is missing: {entry.paths.tpm}",
                 hint="restore it from a backup; without it, what the guest sealed is lost",
             )
+        if entry.status.epoch:
+            missing = self._node.backend(entry).missing_files(entry.vm)
+            if missing:
+                raise StorageError(
+                    f"{entry.name} has lost {', '.join(missing)}",
+                    hint="is a volume not mounted? Restore them, or detach the disks: nothing is ever made anew",
+                )
         entry.record = resettle(entry, self._node)
         entry.applied = entry.spec
         entry.save_spec()
@@ -108,7 +122,7 @@ class Lifecycle:
             else:
                 progress("waiting for the guest to power down", 0, None)
                 how = await backend.stop(entry.vm, patience)
-            entry.update(state="stopped", reason="", last_exit=how, durable=True)
+            entry.update(state="stopped", reason="", last_exit=how, retry_at=None, durable=True)
             self._node.tell(entry, "stopped", how)
 
     async def _give_up_sleep(self, entry: Entry, *, force: bool) -> None:
@@ -119,8 +133,10 @@ class Lifecycle:
                 required="running",
                 hint=f"wake it first, or `roost vm stop {entry.name} --force`",
             )
+        entry.committed = True
+        await self._node.backend(entry).release(entry.vm)  # a failed VM may have a process
         await self._node.backend(entry).discard_sleep(entry.vm)
-        entry.update(state="stopped", desired="stopped", reason="", sleep=None, durable=True)
+        entry.update(state="stopped", desired="stopped", reason="", sleep=None, retry_at=None, durable=True)
         self._node.tell(entry, "stopped", "saved state given up")
 
     async def reboot(self, ref: str, progress: Progress) -> None:
@@ -168,7 +184,6 @@ class Lifecycle:
             entry.update(state="warm" if on_tmpfs else "sleeping", reason=reason, sleep=report, wake=None)
             steps.reached("sleep:noted")
             self._node.tell(entry, "sleeping", f"{report.paused_ms:g} ms")
-        self.keep(entry)
 
     async def _make_durable(self, entry: Entry) -> None:
         """After a sleep: fsync. A wake meanwhile cancels it, for then there is nothing to keep."""
@@ -184,8 +199,18 @@ class Lifecycle:
 
     def keep(self, entry: Entry) -> None:
         """Begin to make what sleeps safe from a power loss, unless it is already."""
-        if not _is_durable(entry):
+        if not _is_durable(entry) and entry.background is None:
             self._in_background(entry, self._make_durable)
+
+    def _afterwards(self, entry: Entry) -> None:
+        """When an operation is over: begin again what it ended, and look at what was missed meanwhile."""
+        if entry.missed:
+            entry.missed = False
+            self._in_background(entry, lambda entry: self.react(Event(entry.id, "gone")))
+        elif (entry.status.state == "sleeping" or self._asleep(entry)) and entry.status.sleep is not None:
+            self.keep(entry)
+        elif entry.status.retry_at and entry.status.state == "stopped" and entry.status.desired == "running":
+            self._retry_later(entry, max(0.0, -_seconds_since(entry.status.retry_at)))
 
     async def wake(self, ref: str, progress: Progress) -> None:
         async with self._node.working(ref, "wake") as entry:
@@ -236,6 +261,7 @@ class Lifecycle:
             )
         async with self._node.working(ref, "delete", disks="delete" if delete_disks else "keep") as entry:
             progress("deleting", 0, None)
+            entry.committed = True
             entry.update(durable=True)
             await self.finish_delete(entry)
 
@@ -243,7 +269,10 @@ class Lifecycle:
         """Do the rest of a deletion that has been decided; interrupted anywhere, it is simply done again."""
         transition = entry.status.transition
         drop = transition is not None and transition.detail.get("disks") == "delete"
-        await self._node.consoles.forget(entry.id)
+        try:
+            await self._node.consoles.forget(entry.id)
+        except RoostError as error:
+            log.warning("console not forgotten", vm=entry.name, error=str(error))
         await self._node.backend(entry).delete(entry.vm, delete_disks=drop)
         self._node.store.forget(entry)
         self._node.tell(entry, "deleted")
@@ -252,16 +281,14 @@ class Lifecycle:
     async def revert(self, ref: str, name: str, progress: Progress) -> None:
         """Go back to a snapshot, and to what the VM was when it was taken."""
         async with self._node.working(ref, "revert", snapshot=name) as entry:
-            known = {info.name for info in await self._node.backend(entry).snapshot_list(entry.vm)}
-            if name in known and entry.status.state in ("running", "warm"):
-                progress("switching off", 0, None)
-                await self._node.backend(entry).force_stop(entry.vm)
+            await self._node.backend(entry).check_revert(entry.vm, name)
+            entry.committed = True
+            progress("switching off", 0, None)
+            await self._node.backend(entry).force_stop(entry.vm)
             progress("putting disks and memory back", 0, None)
             info = await self.finish_revert(entry, name)
         if info.state == "running":
             await self.start(ref, progress)
-        elif info.memory:
-            self.keep(entry)
 
     async def finish_revert(self, entry: Entry, name: str) -> SnapshotInfo:
         """The part of a revert that is done again after a crash."""
@@ -314,8 +341,8 @@ class Lifecycle:
                 entry.update(transition=None)
             case _:
                 await self._node.settle(entry)
-        if seen.process not in ("none", "shutdown", "crashed") and entry.applied.console.serial:
-            await self._node.consoles.watch(entry.id)
+        if seen.process not in ("none", "shutdown", "crashed"):
+            await self._watch_console(entry)
         if verdict.crashed or verdict.powered_off:
             self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason, since=since)
         elif same_boot:  # after a boot of the host, autostart does it in order
@@ -336,7 +363,10 @@ class Lifecycle:
     async def react(self, event: Event) -> None:
         """What a VMM said, when nobody asked it to."""
         entry = self._node.store.by_id(event.vm_id)
-        if entry is None or entry.busy:
+        if entry is None:
+            return
+        if entry.busy:
+            entry.missed = entry.missed or event.kind in ("shutdown", "crashed", "gone")
             return
         if event.kind in ("shutdown", "crashed", "gone"):
             async with self._node.working(entry.id, "react") as entry:
@@ -387,6 +417,9 @@ class Lifecycle:
             reason=f"{how}; restart {count} in {wait_s} s",
             desired="running",
         )
+        self._retry_later(entry, wait_s)
+
+    def _retry_later(self, entry: Entry, wait_s: float) -> None:
         loop = asyncio.get_running_loop()
         entry.retry = loop.call_later(wait_s, lambda: self._in_background(entry, self._retry))
 
@@ -411,6 +444,11 @@ class Lifecycle:
             except RoostError as error:
                 entry.update(reason=str(error))
                 log.error("background work failed", vm=entry.name, error=str(error))
+            except Exception:  # a bug here must not be lost with the task
+                log.exception("background work failed", vm=entry.name)
+            finally:
+                if entry.background is asyncio.current_task():
+                    entry.background = None
 
         entry.background = asyncio.create_task(guarded(), name=f"after-{entry.name}")
 

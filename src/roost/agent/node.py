@@ -6,8 +6,8 @@ Callers: the modules of this package that change VMs. It must not know HTTP.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +35,10 @@ REFUSALS = (SpecError, StateError, ConflictError, NotFoundError)
 """Errors that say no before anything was done."""
 
 
+UNFINISHED = ("create", "delete", "revert")
+"""Operations that, once begun, only they themselves may finish."""
+
+
 @dataclass(slots=True)
 class Node:
     """One host with its VMs."""
@@ -49,6 +53,9 @@ class Node:
     store: Store
     guests: Guests = field(default_factory=Guests)
     boot_id: str = field(default_factory=boot_id)
+    sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)
+    afterwards: Callable[[Entry], None] = field(default=lambda _entry: None)
+    """Called when an operation is over: what goes on in the background is begun again."""
 
     def backend(self, entry: Entry) -> Hypervisor:
         """The hypervisor that runs a VM.
@@ -83,7 +90,13 @@ class Node:
             raise ConflictError(
                 f"{entry.name} is busy: {entry.busy} is under way", hint="wait for it, or cancel it"
             )
-        entry.busy = operation
+        unfinished = entry.status.transition.operation if entry.status.transition else ""
+        if unfinished in UNFINISHED and operation not in UNFINISHED:
+            raise ConflictError(
+                f"{entry.name}: its {unfinished} was interrupted",
+                hint=f"`roost vm delete {entry.name}`, or do the {unfinished} again",
+            )
+        entry.busy, entry.committed = operation, False
         try:
             await cancel_background(entry)
             before = entry.status
@@ -91,9 +104,12 @@ class Node:
             entry.update(transition=transition, boot_id=self.boot_id)
             try:
                 yield entry
-            except REFUSALS:
-                entry.status = before
-                entry.update()
+            except REFUSALS as error:
+                if entry.committed:
+                    await asyncio.shield(self.settle(entry, str(error)))
+                else:
+                    entry.status = before
+                    entry.update()
                 raise
             except BaseException as error:
                 await asyncio.shield(self.settle(entry, str(error) or type(error).__name__))
@@ -102,11 +118,19 @@ class Node:
                 entry.update(transition=None, boot_id=self.boot_id)
         finally:
             entry.busy = ""
+            if self.store.by_id(entry.id) is not None:
+                self.afterwards(entry)
 
     async def settle(self, entry: Entry, reason: str = "") -> None:
         """Observe a VM after something went wrong, make good what can be, and note the state that it is in."""
         backend = self.backend(entry)
-        verdict = judge(entry.status, await backend.observe(entry.vm), self.boot_id)
+        seen = await backend.observe(entry.vm)
+        verdict = judge(entry.status, seen, self.boot_id)
+        if verdict.repair in ("remove", "delete", "revert"):
+            # What was decided stays decided: the transition is kept, and it is done again, now or by the next agent.
+            state: VmState = "running" if seen.process == "running" else "failed"
+            entry.update(state=state, reason=reason or verdict.reason, boot_id=self.boot_id, durable=True)
+            return
         try:
             match verdict.repair:
                 case "resume":
@@ -118,8 +142,13 @@ class Node:
         except RoostError as error:
             log.error("repair failed", vm=entry.name, repair=verdict.repair, error=str(error))
             reason = f"{reason or verdict.reason}; and then: {error}"
+        sleep = entry.status.sleep if seen.saved == "valid" else None
         entry.update(
-            state=verdict.state, reason=reason or verdict.reason, transition=None, boot_id=self.boot_id
+            state=verdict.state,
+            reason=reason or verdict.reason,
+            sleep=sleep,
+            transition=None,
+            boot_id=self.boot_id,
         )
 
     def _referenced_disks(self) -> list[Path]:
@@ -128,7 +157,8 @@ class Node:
     async def sweep(self) -> None:
         """Remove frozen layers that no disk stands on any more. A problem only means that they stay."""
         try:
-            removed = await sweep_layers(self.home, self._referenced_disks)
+            async with self.sweeping:  # at most one thread waits for the layers
+                removed = await sweep_layers(self.home, self._referenced_disks)
             if removed:
                 log.info("layers removed", count=len(removed))
         except (RoostError, OSError) as error:
@@ -143,8 +173,7 @@ async def cancel_background(entry: Entry) -> None:
     task, entry.background = entry.background, None
     if task is not None and task is not asyncio.current_task():
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})
 
 
 def require(entry: Entry, *states: VmState, verb: str) -> None:

@@ -12,7 +12,6 @@ from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node
 from roost.agent.store import Entry
 from roost.common.log import get_logger
-from roost.errors import RoostError
 from roost.host.launcher import trim_log
 from roost.hypervisors.base import Event
 
@@ -28,8 +27,8 @@ async def reconcile_loop(node: Node, lifecycle: Lifecycle) -> None:
         for entry in node.store.all():
             try:
                 await reconcile(node, lifecycle, entry)
-            except (RoostError, OSError) as error:
-                log.error("reconcile failed", vm=entry.name, error=str(error))
+            except Exception:  # the loop goes on for all the others
+                log.exception("reconcile failed", vm=entry.name)
 
 
 async def reconcile(node: Node, lifecycle: Lifecycle, entry: Entry) -> None:

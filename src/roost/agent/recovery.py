@@ -111,8 +111,10 @@ def _paused(status: VmStatus, seen: Observation, operation: str) -> Verdict:
         return Verdict(
             "warm", reason="paused by a disk error: free space or mend the disk, then `roost vm resume`"
         )
-    if operation in ("wake", "sleep", "snapshot", "clone", "start", "resume"):
-        return _taken_back(status, "" if operation == "wake" else f"{operation} was interrupted")
+    if operation in ("wake", "start"):
+        return Verdict("running", "resume")  # RAM is live: it was one command away from running
+    if operation in ("sleep", "snapshot", "clone", "resume"):
+        return _taken_back(status, f"{operation} was interrupted")
     return Verdict("warm", reason=status.reason)
 
 

@@ -45,6 +45,10 @@ class Entry:
     applied: VmSpec
     """What the process (or the saved state) was started from; equals `spec` unless a restart is due."""
     status: VmStatus
+    committed: bool = False
+    """The operation under way has done something that a refusal no longer undoes."""
+    missed: bool = False
+    """The VMM said something while an operation was under way: look when it is over."""
     busy: str = ""
     """Operation under way, empty when none: at most one at a time."""
     background: asyncio.Task[None] | None = None

@@ -60,9 +60,10 @@ class Vms:
         for entry in self._node.store.all():
             try:
                 await self._lifecycle.recover(entry)
-            except (RoostError, OSError) as error:
-                log.error("recovery failed", vm=entry.name, error=str(error))
-                entry.update(state="failed", reason=f"recovery failed: {error}")
+            except Exception as error:  # one VM never keeps the agent, and so all others, from coming up
+                log.exception("recovery failed", vm=entry.name)
+                alive = self._node.backend(entry).pid(entry.vm) is not None
+                entry.update(state="running" if alive else "failed", reason=f"recovery failed: {error}")
         await self._node.sweep()
         self._tasks.append(asyncio.create_task(reconcile_loop(self._node, self._lifecycle), name="reconcile"))
         if first_after_boot:
@@ -82,8 +83,8 @@ class Vms:
         async for event in backend.events():
             try:
                 await self._lifecycle.react(event)
-            except (RoostError, OSError) as error:
-                log.error("reaction failed", vm=event.vm_id, event=event.kind, error=str(error))
+            except Exception:  # the next event must be heard whatever this one did
+                log.exception("reaction failed", vm=event.vm_id, kind=event.kind)
 
     def _view(self, ref: str) -> VmView:
         return views.view(self._node, self._node.store.find(ref))
@@ -278,7 +279,7 @@ class Vms:
         ] + [
             f"the kept disk {disk}"
             for disk in self._node.home.kept.glob("*/*.qcow2")
-            if any(image_id in path.parts for path in backing_chain(disk))
+            if _stands_on(disk, image_id)
         ]
 
     async def events(self) -> AsyncIterator[AgentEvent]:
@@ -296,3 +297,11 @@ class Vms:
                 hint=f"`roost vm start {entry.name}`",
             )
         return entry
+
+
+def _stands_on(disk: Path, image_id: str) -> bool:
+    """Whether a kept disk needs an image; one that cannot be read needs nothing any more."""
+    try:
+        return any(image_id in path.parts for path in backing_chain(disk))
+    except (OSError, RoostError):
+        return False

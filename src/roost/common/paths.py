@@ -7,8 +7,9 @@ Callers: everything that touches state. Pure: it makes no directory. The tree is
     <state>/images/<sha256>/…                     immutable
     <state>/layers/<id>.qcow2                     frozen disks that overlays stand on
     <state>/kept/<name>-<id>/                     disks of VMs that were deleted without them
-    <state>/vms/<id>/{vm,spec,applied,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, snapshots/, serial.log
-    <run>/agent.sock, <run>/consoles.{sock,lock}, <run>/vms/<id>/{qmp,tools,qga,serial,console,vnc,tpm}.sock, pid
+    <state>/vms/<id>/{vm,spec,applied,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, pid, snapshots/,
+                    serial.log
+    <run>/agent.sock, <run>/consoles.{sock,lock}, <run>/vms/<id>/{qmp,tools,qga,serial,console,vnc,tpm}.sock
 """
 
 from __future__ import annotations
@@ -142,7 +143,8 @@ class VmPaths:
 
     @property
     def pid(self) -> Path:
-        return self.run / "pid"
+        """Not in the run directory, which is the VM's user's: what is read from it must be ours."""
+        return self.state / "pid"
 
     def socket(self, name: str) -> Path:
         """One of qmp, tools, qga, serial, vnc, tpm."""

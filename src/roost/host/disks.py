@@ -91,7 +91,9 @@ class DiskFile:
             return
         await ensure_unlocked(self._path)
         try:
-            await run(["qemu-img", "resize", "-q", "-f", self._disk.format, str(self._path), str(size_bytes)])
+            # With the VM's own rights: its user could have written any file's name into the image's header.
+            argv = ["qemu-img", "resize", "-q", "-f", self._disk.format, str(self._path), str(size_bytes)]
+            await run(argv, uid=self._uid)
         except HostError as error:
             await ensure_unlocked(self._path)  # a VM may have opened it in between
             raise storage_error(self._path, error, needed=size_bytes) from error

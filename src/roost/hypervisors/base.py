@@ -126,6 +126,14 @@ class Hypervisor(Protocol):
         """What has happened to a running VM that keeps it from being whole, as a sentence; empty when all is well. Cheap."""
         ...
 
+    def missing_files(self, vm: Vm) -> list[str]:
+        """What the VM has kept and is not there any more: persistent disks, firmware variables, TPM state."""
+        ...
+
+    async def check_revert(self, vm: Vm, name: str) -> None:
+        """Raises what keeps the VM from going back to that snapshot, before anything is touched."""
+        ...
+
     def has_saved_state(self, vm: Vm) -> bool: ...
 
     async def create(self, vm: Vm) -> None:

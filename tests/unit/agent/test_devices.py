@@ -99,16 +99,12 @@ async def test_a_disk_does_not_shrink(tmp_path: Path) -> None:
         await devices.resize_disk("web", "data", 1 << 20)
 
 
-@pytest.mark.xfail(strict=True, reason="resize_disk lets the disk of a sleeper grow, which then cannot wake")
 async def test_the_disks_of_a_sleeper_do_not_grow(tmp_path: Path) -> None:
     devices, _ = vm_on(tmp_path, state="sleeping", disks=[DATA])
     with pytest.raises(ConflictError, match="is asleep"):
         await devices.resize_disk("web", "data", 2 << 30)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="apply makes a stopped VM's spec the applied one before it is settled anew"
-)
 @pytest.mark.parametrize(
     ("key", "value", "settled"), [("machine", "pc", "pc-i440fx-7.2"), ("cpu", "max", "max")]
 )
@@ -121,7 +117,6 @@ async def test_another_machine_of_a_stopped_vm_counts_at_its_next_start(
     assert getattr(resettle(entry, node), key) == settled
 
 
-@pytest.mark.xfail(strict=True, reason="_note takes what is wanted from what is applied")
 async def test_a_new_disk_does_not_undo_what_waits_for_the_next_start(tmp_path: Path) -> None:
     devices, entry = vm_on(tmp_path, state="running", disks=[DATA])
     await devices.apply("web", spec_of(disks=[DATA | {"cache": "none"}]))
@@ -130,7 +125,6 @@ async def test_a_new_disk_does_not_undo_what_waits_for_the_next_start(tmp_path: 
     assert restart_due(entry)
 
 
-@pytest.mark.xfail(strict=True, reason="apply plugs and unplugs whatever the announced effect is")
 @pytest.mark.parametrize("before", [[], [DATA | {"bus": "sata"}]])
 async def test_a_disk_that_cannot_be_plugged_waits_for_the_next_start(
     tmp_path: Path, before: list[Any]

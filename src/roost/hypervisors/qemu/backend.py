@@ -18,7 +18,9 @@ from roost.common.files import fsync_path, read_json, write_atomic, write_json
 from roost.common.paths import Home
 from roost.common.units import MIB
 from roost.errors import BackendError, ConflictError, NotFoundError, RoostError, StateError
+from roost.host.copying import sync
 from roost.host.disks import DiskFile
+from roost.host.layers import current_file
 from roost.host.sandbox import make_directory
 from roost.hypervisors.base import Capabilities, ConsoleEndpoints, Event, Observation, Vm
 from roost.hypervisors.qemu import checkpoint, copies, devices, hotplug, power, process
@@ -27,7 +29,7 @@ from roost.hypervisors.qemu.manifest import read_manifest
 from roost.hypervisors.qemu.session import Sessions
 from roost.hypervisors.resources import delete_disks
 from roost.model.host import HostFacts
-from roost.model.plan import DiskResource, ExternalDisk, Plan
+from roost.model.plan import DiskResource, ExternalDisk, NvramResource, Plan
 from roost.model.spec import VmSpec
 from roost.model.vm import SleepReport, SnapshotInfo, WakeReport
 
@@ -103,6 +105,28 @@ class QemuHypervisor:
                 "its TPM process has died: shut the guest down and start it again; until then it cannot sleep"
             )
         return ""
+
+    def missing_files(self, vm: Vm) -> list[str]:
+        kept = [
+            Path(r.path)
+            for r in self._sessions.plan(vm).resources
+            if isinstance(r, NvramResource) or (isinstance(r, DiskResource) and r.persistent)
+        ]
+        missing = [str(path) for path in kept if not current_file(path).exists()]
+        return missing + ([str(vm.paths.tpm)] if vm.spec.tpm and not vm.paths.tpm.exists() else [])
+
+    async def check_revert(self, vm: Vm, name: str) -> None:
+        document = _snapshot(vm, name)
+        plan = self._sessions.accepted_plan(vm)
+        now = {r.name for r in plan.resources if isinstance(r, DiskResource)}
+        changed = sorted(now ^ set(document["disks"]))
+        if changed:
+            raise ConflictError(
+                f"{vm.spec.name} cannot go back to {name}: disks were added or removed since: {', '.join(changed)}",
+                hint="make its disks what they were then, and try again",
+            )
+        taken = copies.load_capture(vm.paths.snapshots / name, document["disks"])
+        await asyncio.to_thread(copies.check, taken, vm)
 
     def has_saved_state(self, vm: Vm) -> bool:
         return checkpoint.manifest_path(vm.paths.state).exists()
@@ -225,6 +249,8 @@ class QemuHypervisor:
                 size_bytes=sum(p.stat().st_blocks * 512 for p in staging.rglob("*") if p.is_file()),
                 description=description,
             )
+            for path in (*staging.rglob("*"), *map(Path, taken.disks.values())):
+                await sync(path)
             disks = {disk: path.replace(str(staging), str(directory)) for disk, path in taken.disks.items()}
             write_json(staging / "snapshot.json", {"info": info.model_dump(mode="json"), "disks": disks})
             staging.rename(directory)
@@ -367,9 +393,12 @@ def keep_disks(vm: Vm) -> None:
         return
     kept = vm.home.kept / f"{vm.spec.name}-{vm.id}"
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_json(kept / "spec.json", vm.spec.model_dump(mode="json", exclude_defaults=True))
-    for path in plan_disks:
-        path.rename(kept / path.name)
+    write_json(kept / "spec.json", vm.spec.model_dump(mode="json", exclude_defaults=True), mode=0o600)
+    # What a disk may be sealed to goes with it: without its TPM an encrypted one is lost.
+    for path in (vm.paths.tpm, vm.paths.nvram, *plan_disks):
+        if path.exists():
+            path.rename(kept / path.name)
+    fsync_path(kept)
 
 
 async def delete_disks_of(plan: Plan, vm: Vm) -> None:

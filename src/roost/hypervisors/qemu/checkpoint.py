@@ -209,7 +209,10 @@ async def _set_migration(monitor: Monitor, *, shared_ram: bool) -> None:
     wanted = {"events": True, "x-ignore-shared": shared_ram}
     capabilities = [{"capability": name, "state": state} for name, state in wanted.items()]
     await monitor.execute("migrate-set-capabilities", {"capabilities": capabilities})
-    await monitor.execute("migrate-set-parameters", {"max-bandwidth": _UNLIMITED})
+    # No announcing: the VM wakes on the host and port where it slept, and a guest that announces its NICs is busy with
+    # that before it answers anybody.
+    parameters = {"max-bandwidth": _UNLIMITED, "announce-rounds": 0}
+    await monitor.execute("migrate-set-parameters", parameters)
 
 
 async def _migrated(
@@ -265,6 +268,8 @@ async def make_durable(sessions: Sessions, vm: Vm) -> None:
     manifest = read_manifest(manifest_path(vm.paths.state))
     if manifest is None:
         raise StateError(f"{vm.spec.name} has no saved state", actual="stopped", required="sleeping")
+    if manifest.durable:
+        return
     backing = ram_resource(sessions.plan(vm))
     if backing is not None and Path(backing.path) != vm.paths.ram:
         await copy_file(Path(backing.path), vm.paths.ram, uid=vm.record.uid)
@@ -350,6 +355,7 @@ def _ram_mark(sessions: Sessions, vm: Vm) -> ram.Mark | None:
 async def wake(sessions: Sessions, vm: Vm) -> WakeReport:
     """Run on from the saved state. Before the vCPUs ran, a failure leaves the saved state as it was."""
     started = time.monotonic()
+    process.refuse_second(vm)
     manifest = await wakeable(sessions, vm)
     plan = sessions.accepted_plan(vm)
     backing = ram_resource(plan)

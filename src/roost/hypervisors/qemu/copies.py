@@ -9,9 +9,12 @@ Disks are not copied: what they hold becomes a read-only layer, and the VM and i
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import stat
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,13 @@ from typing import Any
 from roost.common import steps
 from roost.common.files import fsync_path, read_json, write_json
 from roost.common.paths import Home
-from roost.errors import Unsupported
+from roost.common.units import MIB
+from roost.errors import RoostError, StorageError, Unsupported
 from roost.host import layers, ram
 from roost.host.copying import copy_file
 from roost.host.disks import new_overlay
 from roost.host.facts import boot_id
+from roost.host.qcow2 import backing_chain
 from roost.host.sandbox import chown_tree, give, make_directory
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import devices, process
@@ -35,11 +40,13 @@ from roost.hypervisors.qemu.checkpoint import (
     save_state,
     wakeable,
 )
-from roost.hypervisors.qemu.manifest import Manifest, read_manifest
+from roost.hypervisors.qemu.manifest import Manifest, digest, read_manifest
 from roost.hypervisors.qemu.qmp import Monitor
 from roost.hypervisors.qemu.session import Sessions
 from roost.hypervisors.resources import Resources
 from roost.model.plan import DiskResource, ExternalDisk, Plan
+
+_TPM_LIMIT = 16 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,23 +162,41 @@ async def _freeze_live(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResou
 
 async def _switch(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResource, Path]]) -> None:
     actions: list[dict[str, Any]] = []
-    for resource, layer in disks:
-        node = f"n-{layer.stem[:24]}"
-        disk = Path(resource.path)
-        layers.link_layer(layers.current_file(disk), layer)
-        overlay = layers.live_overlay(disk)
-        await new_overlay(overlay, layer, "qcow2", uid=vm.record.uid)
-        spec = dict(vm.disks()).get(resource.name)
-        description = devices.block_node(node, str(overlay), format="qcow2", disk=spec) | {"backing": None}
-        await monitor.execute("blockdev-add", description)
-        old = await _top_node(monitor, resource.name)
-        actions.append({"type": "blockdev-snapshot", "data": {"node": old, "overlay": node}})
-    if actions:
-        await monitor.execute("transaction", {"actions": actions})
+    made: list[tuple[str, str, Path, Path]] = []
+    try:
+        for resource, layer in disks:
+            node = f"n-{layer.stem[:24]}"
+            disk = Path(resource.path)
+            layers.link_layer(layers.current_file(disk), layer)
+            overlay = layers.live_overlay(disk)
+            made.append((resource.name, node, overlay, layer))
+            await new_overlay(overlay, layer, "qcow2", uid=vm.record.uid)
+            spec = dict(vm.disks()).get(resource.name)
+            description = devices.block_node(node, str(overlay), format="qcow2", disk=spec)
+            await monitor.execute("blockdev-add", description | {"backing": None})
+            old = await _top_node(monitor, resource.name)
+            actions.append({"type": "blockdev-snapshot", "data": {"node": old, "overlay": node}})
+        if actions:
+            await monitor.execute("transaction", {"actions": actions})
+    except BaseException:
+        await asyncio.shield(_take_back(monitor, made))
+        raise
     for action in actions:
         await _make_read_only(monitor, action["data"]["node"])
     for _, layer in disks:
         layers.seal_layer(layer, vm.record.uid)
+
+
+async def _take_back(monitor: Monitor, made: Sequence[tuple[str, str, Path, Path]]) -> None:
+    """Remove overlays that QEMU has not switched to: they count as the disk as long as they are there."""
+    for name, node, overlay, layer in made:
+        if await _top_node(monitor, name) == node:
+            continue
+        with suppress(RoostError):  # it may not have been added
+            await monitor.execute("blockdev-del", {"node-name": node})
+        overlay.unlink(missing_ok=True)
+        if layer.exists() and layer.stat().st_nlink > 1:
+            layer.unlink()
 
 
 async def _make_read_only(monitor: Monitor, node: str) -> None:
@@ -204,7 +229,24 @@ async def _copy_small(vm: Vm, into: Path) -> None:
     if vm.paths.nvram.exists():
         await _copy(vm.paths.nvram, into / "nvram.fd", None)
     if vm.paths.tpm.exists():
-        await asyncio.to_thread(shutil.copytree, vm.paths.tpm, into / "tpm", dirs_exist_ok=True)
+        await asyncio.to_thread(_copy_plain_tree, vm.paths.tpm, into / "tpm")
+
+
+def _copy_plain_tree(source: Path, target: Path) -> None:
+    """Copy the regular files of a flat directory that another user fills: no link is followed, nothing special is opened.
+
+    Raises:
+        StorageError: there is something else in it, or too much.
+    """
+    target.mkdir(mode=0o700, exist_ok=True)
+    for entry in os.scandir(source):
+        fd = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > _TPM_LIMIT:
+                raise StorageError(f"{entry.path} is not a plain small file: TPM state is not copied")
+            (target / entry.name).write_bytes(file.read())
+            (target / entry.name).chmod(0o600)
 
 
 async def _copy(source: Path, target: Path, uid: int | None) -> None:
@@ -230,7 +272,8 @@ async def instantiate(sessions: Sessions, taken: Capture, vm: Vm, generation: in
     if (taken.directory / "nvram.fd").exists():
         await _copy(taken.directory / "nvram.fd", vm.paths.nvram, uid)
     if (taken.directory / "tpm").exists():
-        await asyncio.to_thread(shutil.copytree, taken.directory / "tpm", vm.paths.tpm, dirs_exist_ok=True)
+        await asyncio.to_thread(shutil.rmtree, vm.paths.tpm, ignore_errors=True)
+        await asyncio.to_thread(_copy_plain_tree, taken.directory / "tpm", vm.paths.tpm)
         chown_tree(vm.paths.tpm, uid)
     if taken.manifest is not None:
         await _instantiate_memory(taken, taken.manifest, vm, plan, generation)
@@ -261,6 +304,33 @@ async def _instantiate_memory(
     )
     write_json(manifest_path(vm.paths.state), own.model_dump(mode="json"), mode=0o600, durable=False)
     fsync_path(vm.paths.state)
+
+
+def check(taken: Capture, vm: Vm) -> None:
+    """Refuse a capture of which something is missing or damaged.
+
+    Raises:
+        StorageError: what it is.
+    """
+    for path in map(Path, taken.disks.values()):
+        if not path.exists() or _chain_is_broken(path):
+            raise StorageError(f"{path} is missing: this point cannot be returned to")
+    if taken.manifest is None:
+        return
+    if digest(taken.directory / "state") != taken.manifest.state_sha256:
+        raise StorageError(f"{taken.directory / 'state'} is damaged")
+    marked = ram.Mark(taken.manifest.vm_id, taken.manifest.generation, "saved")
+    if taken.ram is not None and ram.read_mark(taken.ram, vm.spec.memory.size) != marked:
+        raise StorageError(f"{taken.ram} is damaged")
+
+
+def _chain_is_broken(path: Path) -> bool:
+    if path.suffix != ".qcow2":
+        return False
+    try:
+        return any(not below.exists() for below in backing_chain(path))
+    except FileNotFoundError:
+        return True
 
 
 def load_capture(directory: Path, disks: dict[str, str]) -> Capture:

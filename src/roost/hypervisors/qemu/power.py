@@ -30,6 +30,7 @@ TERM_TIMEOUT_S = 5.0
 
 async def start(sessions: Sessions, vm: Vm, before_run: Callable[[], Awaitable[None]]) -> None:
     """Boot from scratch. On failure nothing is left running."""
+    process.refuse_second(vm)
     plan = sessions.accepted_plan(vm)
     async with sessions.resources(vm, plan).acquired(cold=True):
         try:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from roost.common.files import read_json, write_json
-from roost.errors import BackendError, StorageError
+from roost.errors import BackendError, StateError, StorageError
 from roost.host import processes
 from roost.host.launcher import Launch, log_tail
 from roost.host.launcher import launch as launch_process
@@ -65,6 +65,18 @@ def find(vm: Vm, *, thorough: bool = False) -> ProcessHandle | None:
     return _search(vm) if thorough else None
 
 
+def refuse_second(vm: Vm) -> None:
+    """Raises `StateError` when the VM has a process: a second one would run on the same memory and disks."""
+    handle = find(vm, thorough=True)
+    if handle is not None:
+        raise StateError(
+            f"{vm.spec.name} has a process already ({handle.pid})",
+            actual="running",
+            required="stopped",
+            hint=f"`roost vm stop {vm.spec.name} --force` ends it",
+        )
+
+
 def _search(vm: Vm) -> ProcessHandle | None:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit() and _belongs(int(entry.name), vm):
@@ -76,8 +88,11 @@ def _search(vm: Vm) -> ProcessHandle | None:
 
 
 def _belongs(pid: int, vm: Vm) -> bool:
-    """Whether that process is this VM's QEMU: its UUID and its monitor stand on the command line."""
+    """Whether that process is this VM's QEMU: its user is the VM's, its UUID and monitor stand on the command line."""
+    owner = os.geteuid() if vm.record.uid is None else vm.record.uid
     try:
+        if Path(f"/proc/{pid}").stat().st_uid != owner:
+            return False
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False

@@ -90,12 +90,15 @@ class Sessions:
         async def probe() -> Monitor | None:
             if not processes.is_alive(handle):
                 raise process.early_death(vm, handle)
+            if not vm.paths.socket("qmp").exists():
+                return None
             try:
                 return await self.monitor(vm)
             except ConnectError:
                 return None
 
-        monitor = await poll_until(probe, timeout_s=CONNECT_TIMEOUT_S, interval_s=0.002, max_interval_s=0.05)
+        # Looking is cheap and a failed connection is not; the interval stays short, for a wake takes 80 ms in all.
+        monitor = await poll_until(probe, timeout_s=CONNECT_TIMEOUT_S, interval_s=0.002, max_interval_s=0.004)
         if monitor is None:
             raise ConnectError(f"QEMU of {vm.spec.name} did not answer", backend="qemu", vm=vm.spec.name)
         return monitor
@@ -152,8 +155,8 @@ class Sessions:
 
     def _publish(self, vm_id: str, event: str, data: dict[str, Any]) -> None:
         kind = _EVENTS.get(event)
-        if kind is None:
-            return
+        if kind is None or (kind == "io-error" and data.get("action") != "stop"):
+            return  # an error that was reported to the guest is the guest's business
         detail = str(data.get("reason") or data.get("device") or data.get("action") or "")
         self._tell(Event(vm_id, kind, detail))  # type: ignore[arg-type]
 
