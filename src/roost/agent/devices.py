@@ -159,7 +159,7 @@ class Devices:
             _refuse_asleep(entry)
             if entry.status.state in ("running", "warm"):
                 await self._node.backend(entry).detach_nic(entry.vm, index)
-            macs = {"macs": entry.record.macs[:-1]}
+            macs: dict[str, object] = {"macs": entry.record.macs[:-1]}
             self._note(entry, lambda spec: spec.model_copy(update={"nics": spec.nics[:-1]}), macs)
             self._node.tell(entry, "nic-detached", str(index))
 
