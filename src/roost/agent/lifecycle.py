@@ -207,7 +207,7 @@ class Lifecycle:
         if entry.missed:
             entry.missed = False
             self._in_background(entry, lambda entry: self.react(Event(entry.id, "gone")))
-        elif (entry.status.state == "sleeping" or self._asleep(entry)) and entry.status.sleep is not None:
+        elif entry.status.state == "sleeping" or self._asleep(entry):
             self.keep(entry)
         elif entry.status.retry_at and entry.status.state == "stopped" and entry.status.desired == "running":
             self._retry_later(entry, max(0.0, -_seconds_since(entry.status.retry_at)))

@@ -10,19 +10,8 @@ from typing import Any
 from roost.common.paths import Home
 from roost.host.qcow2 import backing_chain
 
-_KEPT = {
-    "vm.json",
-    "spec.json",
-    "applied.json",
-    "status.json",
-    "disks",
-    "snapshots",
-    "nvram.fd",
-    "tpm",
-    "kept",
-}
-_KEPT |= {"serial.log", "serial.log.1", "vmm.log", "tpm.log", "cidata.iso", "config.iso"}
-_SAVED = {"state", "state.json"}
+_ALWAYS = {"vm.json", "spec.json", "applied.json", "status.json", "disks", "snapshots", "nvram.fd", "tpm"}
+_ALWAYS |= {"serial.log", "serial.log.1", "vmm.log", "tpm.log", "cidata.iso", "config.iso"}
 
 
 def leftovers(
@@ -61,17 +50,21 @@ def _state(home: Home, known: dict[str, dict[str, Any]]) -> Iterator[str]:
         if vm is None:
             yield f"the state of nobody, {directory.name}"
             continue
-        kept = _KEPT | (_SAVED if vm["state"] == "sleeping" else set())
-        if vm["memory_backing"] != "anonymous" and (
-            vm["state"] == "sleeping" or (vm["memory_backing"] == "disk" and vm["pid"])
-        ):
-            kept |= {"ram"}
+        kept = _ALWAYS | _of_state(vm)
         for path in directory.iterdir():
             if path.name not in kept:
                 yield f"{vm['name']}: {path.name}"
         hidden = [*directory.glob("snapshots/.*"), *([] if vm["pid"] else directory.glob("disks/.*"))]
         for path in hidden:
             yield f"{vm['name']}: {path.relative_to(directory)}"
+
+
+def _of_state(vm: dict[str, Any]) -> set[str]:
+    """What only a VM that runs, or one that sleeps, has in its directory."""
+    asleep, backing = vm["state"] == "sleeping", vm["memory_backing"]
+    names = {"state", "state.json"} if asleep else {"pid"} if vm["pid"] else set()
+    in_file = backing != "anonymous" and (asleep or (vm["pid"] and backing == "disk"))
+    return names | ({"ram"} if in_file else set())
 
 
 def _sockets(home: Home, known: dict[str, dict[str, Any]], alive: set[str]) -> Iterator[str]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
+from roost.client.operations import Operation
 from roost.errors import ConflictError, NotFoundError, RoostError, SpecError, Unsupported
 from tests.host.agent.support import House, eventually
 
@@ -25,6 +29,10 @@ def attach(house: House, vm: str, **disk: object) -> None:
 def appears(house: House, name: str, serial: str) -> str:
     eventually(lambda: serial in disks(house, name), f"the disk {serial}")
     return device(house, name, serial)
+
+
+def has_nics(house: House, name: str, count: int) -> bool:
+    return len(macs(house, name)) == count
 
 
 def macs(house: House, name: str) -> list[str]:
@@ -70,6 +78,18 @@ def test_a_guest_sleeps_and_wakes_with_what_was_plugged_in(house: House, ready_v
     assert (disks(house, ready_vm), macs(house, ready_vm)) == (["data"], [])
 
 
+def test_a_woken_guest_reboots_with_its_nic(house: House, name: str) -> None:
+    house.boot(name, nics=[{}])
+    boot = house.boot_id(name)
+    house.sleep(name)
+    house.act(name, "wake")
+    pid = house.pid(name)
+    house.sh(name, "(sleep 0.2; reboot -f) >/dev/null 2>&1 &")
+    house.wait_for_boot_after(name, boot)
+    assert house.pid(name) == pid, "QEMU lived through the reset of the NIC"
+    house.delete(name)
+
+
 def test_a_guest_that_was_plugged_and_unplugged_is_cloned(house: House, ready_vm: str) -> None:
     attach(house, ready_vm, name="gone", size="16MiB")
     attach(house, ready_vm, name="more", size="16MiB")
@@ -86,7 +106,7 @@ def test_a_guest_that_was_plugged_and_unplugged_is_cloned(house: House, ready_vm
 def test_nics_are_known_by_their_place(house: House, ready_vm: str) -> None:
     for count in (1, 2):
         house.agent.parts.attach_nic(ready_vm, {}).result()
-        eventually(lambda count=count: len(macs(house, ready_vm)) == count, f"NIC {count}")
+        eventually(partial(has_nics, house, ready_vm, count), f"NIC {count}")
     with pytest.raises(NotFoundError, match="cannot detach NIC 0"):
         house.agent.parts.detach_nic(ready_vm, 0).result()
     house.agent.parts.detach_nic(ready_vm, 1).result()
@@ -104,14 +124,15 @@ def test_a_stopped_vm_has_the_disk_at_its_next_start(house: House, stopped_vm: s
 
 def test_devices_of_a_sleeper_do_not_change(house: House, sleeping_vm: str) -> None:
     parts = house.agent.parts
-    for change in (
-        lambda vm: parts.attach_disk(vm, {"name": "more", "size": "16MiB"}),
-        lambda vm: parts.detach_disk(vm, "data"),
-        lambda vm: parts.attach_nic(vm, {}),
-        lambda vm: parts.resize_disk(vm, "data", "96MiB"),
-    ):
+    changes: list[Callable[[], Operation]] = [
+        lambda: parts.attach_disk(sleeping_vm, {"name": "more", "size": "16MiB"}),
+        lambda: parts.detach_disk(sleeping_vm, "data"),
+        lambda: parts.attach_nic(sleeping_vm, {}),
+        lambda: parts.resize_disk(sleeping_vm, "data", "96MiB"),
+    ]
+    for change in changes:
         with pytest.raises(ConflictError, match="is asleep"):
-            change(sleeping_vm).result()
+            change().result()
     house.act(sleeping_vm, "wake")
     assert disks(house, sleeping_vm) == ["data"]
 

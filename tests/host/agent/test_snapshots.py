@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from roost.errors import ConflictError, NotFoundError
+from roost.client.operations import Operation
+from roost.errors import ConflictError, NotFoundError, RoostError, Unsupported
 from tests.host.agent.support import House
 
 
@@ -118,10 +121,32 @@ def test_a_name_is_taken_once_and_an_unknown_one_is_told(house: House, stopped_v
     assert house.pid(stopped_vm) == pid, "an unknown snapshot switches nothing off"
 
 
-def test_a_vm_that_gained_a_disk_goes_back_to_what_it_had(house: House, ready_vm: str) -> None:
+def test_what_would_not_fit_is_refused_before_anything_is_switched_off(house: House, ready_vm: str) -> None:
     write(house, ready_vm, "first")
     house.snapshot(ready_vm, "one")
-    house.agent.parts.attach_disk(ready_vm, {"name": "more", "size": "16MiB"}).result()
+    parts = house.agent.parts
+    changes: list[tuple[Callable[[], Operation], str]] = [
+        (lambda: parts.attach_disk(ready_vm, {"name": "more", "size": "16MiB"}), "disks were added"),
+        (lambda: parts.detach_disk(ready_vm, "more"), ""),
+        (lambda: parts.attach_nic(ready_vm, {}), "devices have changed: nic0"),
+        (lambda: parts.detach_nic(ready_vm, 0), ""),
+    ]
+    for change, refusal in changes:
+        change().result()
+        if refusal:
+            pid = house.pid(ready_vm)
+            with pytest.raises(RoostError, match=refusal):
+                house.revert(ready_vm, "one")
+            assert house.pid(ready_vm) == pid
     house.revert(ready_vm, "one")
     assert read(house, ready_vm) == ["first", "first"]
-    assert [disk["name"] for disk in house.show(ready_vm)["disks"]] == ["data"]
+
+
+def test_memory_of_another_size_is_not_gone_back_to(house: House, ready_vm: str) -> None:
+    house.snapshot(ready_vm, "one")
+    house.apply(ready_vm, disks=[{"name": "data", "size": "64MiB"}], memory="192MiB")
+    house.act(ready_vm, "restart")
+    house.wait(ready_vm, "ready")
+    with pytest.raises(Unsupported, match="the memory size is"):
+        house.revert(ready_vm, "one")
+    assert house.show(ready_vm)["state"] == "running"

@@ -17,15 +17,16 @@ from roost.common.clock import timestamp
 from roost.common.files import fsync_path, read_json, write_atomic, write_json
 from roost.common.paths import Home
 from roost.common.units import MIB
-from roost.errors import BackendError, ConflictError, NotFoundError, RoostError, StateError
+from roost.errors import BackendError, ConflictError, NotFoundError, RoostError, StateError, Unsupported
 from roost.host.copying import sync
 from roost.host.disks import DiskFile
+from roost.host.facts import boot_id
 from roost.host.layers import current_file
 from roost.host.sandbox import make_directory
 from roost.hypervisors.base import Capabilities, ConsoleEndpoints, Event, Observation, Vm
 from roost.hypervisors.qemu import checkpoint, copies, devices, hotplug, power, process
 from roost.hypervisors.qemu import plan as planning
-from roost.hypervisors.qemu.manifest import read_manifest
+from roost.hypervisors.qemu.manifest import read_manifest, why_not
 from roost.hypervisors.qemu.session import Sessions
 from roost.hypervisors.resources import delete_disks
 from roost.model.host import HostFacts
@@ -126,6 +127,14 @@ class QemuHypervisor:
                 hint="make its disks what they were then, and try again",
             )
         taken = copies.load_capture(vm.paths.snapshots / name, document["disks"])
+        if taken.manifest is not None:
+            saved = taken.manifest.model_copy(update={"durable": True})  # as every kept snapshot is
+            reasons = why_not(saved, vm, self._host, planning.allocate_ports(vm), boot_id())
+            if reasons:
+                raise Unsupported(
+                    f"{vm.spec.name} cannot go back to the memory of {name}: {'; '.join(reasons)}",
+                    hint="make the VM what it was then, and try again",
+                )
         await asyncio.to_thread(copies.check, taken, vm)
 
     def has_saved_state(self, vm: Vm) -> bool:
