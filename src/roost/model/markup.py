@@ -121,7 +121,7 @@ class _Walk:
             return "aliases are not allowed in a spec", "write the value out"
         if len(location) > MAX_DEPTH:
             return "nested too deeply", ""
-        if node.tag not in (_TEXT, _RESOLVER.resolve(type(node), node.value, (True, False))):
+        if node.tag != _TEXT and node.tag != _RESOLVER.resolve(type(node), node.value, (True, False)):
             return (
                 f"tags such as {node.tag.replace(_CORE, '!!')[:40]} are not allowed in a spec",
                 "leave it out",
@@ -149,6 +149,8 @@ class _Walk:
 
 def _join_surrogates(node: yaml.ScalarNode) -> bool:
     r"""Make one character of JSON's `\ud83d\ude00`; False when a half of one stands alone."""
+    if node.value.isascii():
+        return True
     try:
         node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
     except UnicodeDecodeError:
