@@ -239,12 +239,8 @@ def restart_due(entry: Entry) -> bool:
     """Whether something that is wanted waits for the next start."""
     if entry.status.state == "stopped":
         return False
-    ignored = changes.NOW
-    wanted, applied = (
-        entry.spec.model_dump(exclude=set(ignored)),
-        entry.applied.model_dump(exclude=set(ignored)),
-    )
-    return wanted != applied
+    ignored = set(changes.NOW | changes.FIRST_BOOT)
+    return entry.spec.model_dump(exclude=ignored) != entry.applied.model_dump(exclude=ignored)
 
 
 def _refuse_asleep(entry: Entry) -> None:

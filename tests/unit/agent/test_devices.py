@@ -145,7 +145,6 @@ async def test_a_spec_that_this_host_cannot_run_is_refused(tmp_path: Path) -> No
     assert entry.spec == spec_of()
 
 
-@pytest.mark.xfail(strict=True, reason="restart_due must leave out changes.FIRST_BOOT as well as changes.NOW")
 async def test_no_restart_is_due_for_what_only_the_first_boot_reads(tmp_path: Path) -> None:
     devices, _ = vm_on(tmp_path, state="running")
     assert not (await devices.apply("web", spec_of(user="admin"))).restart_due
