@@ -89,6 +89,7 @@ def domain(world: World, uri: str, name: str, memory_mib: int, argv: list[str]) 
     """A domain that boots what the VM with the command line `argv` boots, on the same machine and CPU."""
     directory = world.home / "libvirt"
     directory.mkdir(exist_ok=True)
+    directory.chmod(0o777)  # libvirt's QEMU has a user of its own
     made = Domain(uri, name, directory, "")
     made.xml = _xml(made, memory_mib, argv)
     return made

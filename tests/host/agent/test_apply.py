@@ -24,10 +24,10 @@ def test_a_spec_that_names_no_vm_makes_one(house: House, name: str) -> None:
     house.delete(name)
 
 
-def test_a_dry_run_says_what_would_happen_and_changes_nothing(house: House, running_vm: str) -> None:
-    before = house.show(running_vm)
+def test_a_dry_run_says_what_would_happen_and_changes_nothing(house: House, ready_vm: str) -> None:
+    before = house.show(ready_vm)
     result = house.apply(
-        running_vm,
+        ready_vm,
         dry_run=True,
         description="new",
         cpus=2,
@@ -35,7 +35,7 @@ def test_a_dry_run_says_what_would_happen_and_changes_nothing(house: House, runn
     )
     assert effects(result) == {"description": "now", "cpus": "next-start", "disks[more]": "now"}
     assert result["restart_due"] is True
-    assert house.show(running_vm) == before
+    assert house.show(ready_vm) == before
 
 
 def test_what_waits_for_the_next_start_is_there_after_it(house: House, ready_vm: str) -> None:
