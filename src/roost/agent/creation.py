@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node
 from roost.agent.progress import Progress, ignore
-from roost.agent.settling import derive_mac, new_id, new_record
+from roost.agent.settling import new_id, new_record, settle_macs
 from roost.agent.store import Entry
 from roost.common import steps
 from roost.common.clock import timestamp
@@ -22,7 +22,7 @@ from roost.errors import ConflictError, RoostError, StateError
 from roost.host.drives import hash_password
 from roost.host.sandbox import UidPool
 from roost.model.spec import NicSpec, VmSpec
-from roost.model.vm import Transition, VmRecord
+from roost.model.vm import Transition
 
 _RANDOM_PASSWORD_BYTES = 12
 log = get_logger(__name__)
@@ -41,7 +41,7 @@ class Creation:
         """A new stopped VM, and the one-time password that was made for it, if one was.
 
         Raises:
-            ConflictError: the name is taken.
+            ConflictError: the name is taken, or a MAC address on its bridge.
             NotFoundError: an image is missing.
             Unsupported: no hypervisor accepts it.
             StorageError: the disk is full.
@@ -52,7 +52,6 @@ class Creation:
             self._refuse_taken(spec.name)
             vm_id = new_id()
             record, _ = await new_record(self._node, spec, vm_id=vm_id, uid=self._new_uid())
-            self._refuse_same_mac(record)
             entry = self._node.store.add(record, spec, Transition(operation="create", started=timestamp()))
             entry.busy = "create"
         steps.reached("create:noted")
@@ -88,14 +87,6 @@ class Creation:
                 f"there is already a VM {name}",
                 hint=f"choose another name, change it with `roost vm apply`, or `roost vm delete {name}`",
             )
-
-    def _refuse_same_mac(self, record: VmRecord) -> None:
-        taken = {mac: entry.name for entry in self._node.store.all() for mac in entry.record.macs}
-        for mac in record.macs:
-            if mac in taken:
-                raise ConflictError(
-                    f"MAC address {mac} belongs to {taken[mac]} already", hint="leave mac out, or change it"
-                )
 
     def _new_uid(self) -> int | None:
         if not self._node.host.is_root:
@@ -164,7 +155,7 @@ class Creation:
                 "uuid": str(uuid.uuid4()),
                 "created": timestamp(),
                 "uid": self._new_uid(),
-                "macs": tuple(derive_mac(vm_id, index) for index, _ in enumerate(spec.nics)),
+                "macs": settle_macs(self._node, spec),
                 "vmgenid": str(uuid.uuid4()),
                 "parent": source.id,
             }

@@ -10,7 +10,7 @@ from functools import partial
 
 from roost.agent import changes
 from roost.agent.node import Node
-from roost.agent.settling import derive_mac, resettle
+from roost.agent.settling import resettle, settle_macs
 from roost.agent.store import Entry
 from roost.api.types import ApplyResult, Change
 from roost.common import steps
@@ -36,11 +36,12 @@ class Devices:
         """Make `spec` what is wanted.
 
         Raises:
-            ConflictError: a key cannot change on an existing VM; nothing was changed.
+            ConflictError: a key cannot change on an existing VM, or a MAC address is taken; nothing was changed.
         """
         entry = self._node.store.find(ref)
         found = self.preview(entry, spec)
         refuse_impossible(entry, found)
+        settle_macs(self._node, spec)
         now = {change.key for change in found if change.effect == "now"}
         if any(key.startswith(("disks[", "nics[", "disk_size")) for key in now):
             _refuse_asleep(entry)
@@ -138,14 +139,9 @@ class Devices:
 
     async def attach_nic(self, ref: str, nic: NicSpec) -> None:
         async with self._node.working(ref, "attach") as entry:
-            index = len(entry.applied.nics)
-            mac = nic.mac or derive_mac(entry.id, index)
-            await self._plug(
-                entry,
-                lambda spec: spec.model_copy(update={"nics": (*spec.nics, nic)}),
-                {"macs": (*entry.record.macs, mac)},
-                nic=index,
-            )
+            edit = partial(_with_nic, nic)
+            macs = settle_macs(self._node, edit(entry.applied))
+            await self._plug(entry, edit, {"macs": macs}, nic=len(entry.applied.nics))
 
     async def detach_nic(self, ref: str, index: int) -> None:
         """Take the last NIC out: NICs are known by their place, so that one in the middle cannot go."""
@@ -216,6 +212,10 @@ def _with_disk(name: str, disk: DiskSpec | None, spec: VmSpec) -> VmSpec:
     if disk is not None:
         disks[name] = disk
     return spec.model_copy(update={"disks": tuple(disks.values())})
+
+
+def _with_nic(nic: NicSpec, spec: VmSpec) -> VmSpec:
+    return spec.model_copy(update={"nics": (*spec.nics, nic)})
 
 
 def _with_size(name: str, size_bytes: int, spec: VmSpec) -> VmSpec:

@@ -5,16 +5,19 @@ Callers: `creation`, and `lifecycle` before a cold start, when the spec has chan
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import uuid
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from roost.agent.store import Entry
 from roost.common.clock import timestamp
+from roost.common.files import write_atomic
+from roost.common.paths import Home
 from roost.errors import Unsupported
 from roost.hypervisors.base import Vm
 from roost.images import ImageStore
+from roost.model.macs import MacRegistry
 from roost.model.plan import Plan
 from roost.model.spec import VmSpec
 from roost.model.vm import ImageUse, VmRecord
@@ -30,18 +33,57 @@ def new_id(first: str = "v") -> str:
     return first + "".join(secrets.choice(_ALPHABET) for _ in range(11))
 
 
-def derive_mac(vm_id: str, index: int) -> str:
-    """A locally administered unicast MAC with 46 bits of the VM's id and the NIC's number.
+def mac_seed(home: Home) -> str:
+    """What this home's MAC addresses are made from besides names: random, made once, and then kept.
 
-    Source: IEEE 802c, 2017: the second lowest bit of the first byte says locally administered, the lowest multicast.
+    Two homes give VMs of the same name different addresses, unless an administrator gave both the same file.
     """
-    octets = bytearray(hashlib.sha256(f"{vm_id}/{index}".encode()).digest()[:6])
-    octets[0] = octets[0] & 0b11111100 | 0b00000010
-    return ":".join(f"{octet:02x}" for octet in octets)
+    try:
+        return home.mac_seed.read_text().strip()
+    except FileNotFoundError:
+        seed = secrets.token_hex(16)
+        write_atomic(home.mac_seed, f"{seed}\n")
+        return seed
 
 
-def macs_of(spec: VmSpec, vm_id: str) -> tuple[str, ...]:
-    return tuple(nic.mac or derive_mac(vm_id, index) for index, nic in enumerate(spec.nics))
+def settle_macs(node: Node, spec: VmSpec) -> tuple[str, ...]:
+    """The address of each NIC of the VM with this name, be it new or to become this spec.
+
+    An address that was recorded stays, unless it came from a `mac` that has gone. Nothing is noted: until the caller
+    has the VM in the store, it must not await.
+
+    Raises:
+        ConflictError: another VM of this home has one of them on the same bridge or network.
+    """
+    registry, entry = MacRegistry(), None
+    for other in node.store.all():
+        if other.name == spec.name:
+            entry = other
+        else:
+            _note_macs(registry, other)
+    macs: list[str | None] = [nic.mac or _recorded_mac(entry, index) for index, nic in enumerate(spec.nics)]
+    for nic, mac in zip(spec.nics, macs, strict=True):
+        if mac is not None:
+            registry.claim(nic.segment, mac, spec.name)
+    return tuple(
+        mac or registry.assign(nic.segment, mac_seed(node.home), spec.name, index)
+        for index, (nic, mac) in enumerate(zip(spec.nics, macs, strict=True))
+    )
+
+
+def _note_macs(registry: MacRegistry, entry: Entry) -> None:
+    """Everything that a VM has on a segment, or will have at its next start."""
+    for spec in (entry.applied, entry.spec):
+        for nic, recorded in zip_longest(spec.nics, entry.record.macs[: len(spec.nics)]):
+            mac = nic.mac or recorded
+            if mac is not None:
+                registry.add(nic.segment, mac, entry.name)
+
+
+def _recorded_mac(entry: Entry | None, index: int) -> str | None:
+    if entry is None or index >= min(len(entry.record.macs), len(entry.applied.nics)):
+        return None
+    return None if entry.applied.nics[index].mac else entry.record.macs[index]
 
 
 async def use_image(images: ImageStore, ref: str) -> ImageUse:
@@ -86,7 +128,7 @@ async def new_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None) -
 
 
 async def draft_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None) -> VmRecord:
-    """Everything of a record but what the hypervisor settles."""
+    """Everything of a record but what the hypervisor settles. The addresses come last: see `settle_macs`."""
     image = await use_image(node.images, spec.image) if spec.image else None
     disk_images = {
         name: (await node.images.resolve(disk.image)).id for name, disk in spec.named_disks() if disk.image
@@ -103,7 +145,7 @@ async def draft_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None)
         machine="",
         cpu="",
         uid=uid,
-        macs=macs_of(spec, vm_id),
+        macs=settle_macs(node, spec),
         vmgenid=str(uuid.uuid4()),
         image=image,
         disk_images=disk_images,
@@ -119,5 +161,5 @@ def resettle(entry: Entry, node: Node) -> VmRecord:
         for key, value in changes.items()
         if getattr(spec, key) != getattr(before, key) and spec is not before
     }
-    record = record.model_copy(update={**kept, "macs": macs_of(spec, record.id)})
+    record = record.model_copy(update={**kept, "macs": settle_macs(node, spec)})
     return record.model_copy(update={"ports": node.backend(entry).ports(Vm(record, spec, node.home))})

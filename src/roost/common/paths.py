@@ -4,6 +4,7 @@ Callers: everything that touches state. Pure: it makes no directory. The tree is
 (XDG directories) and under `ROOST_HOME`; several homes on one host do not see each other.
 
     <state>/node-id
+    <state>/mac-seed
     <state>/images/<sha256>/…                     immutable
     <state>/layers/<id>.qcow2                     frozen disks that overlays stand on
     <state>/kept/<name>-<id>/                     disks of VMs that were deleted without them
@@ -65,6 +66,11 @@ class Home:
     def cache(self) -> Path:
         """Things that can be made again: verdicts about the host, downloads in progress."""
         return self.state / "cache"
+
+    @property
+    def mac_seed(self) -> Path:
+        """What MAC addresses are made from besides names: 32 hexadecimal digits."""
+        return self.state / "mac-seed"
 
     def vm(self, vm_id: str) -> VmPaths:
         return VmPaths(self.vms / vm_id, self.run / "vms" / vm_id)

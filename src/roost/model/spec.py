@@ -163,7 +163,7 @@ class NicSpec(Model):
     """Ports of the host that reach this guest; only on the user-mode network."""
     model: NicModel = "virtio"
     mac: MacAddress | None = None
-    """None derives one that is stable and unique on this host."""
+    """None gives the NIC one that is its own: the same whenever a VM of this name is made here, and nobody else's."""
     ip: str | None = None
     """A fixed address, with prefix length on a bridge: `192.168.1.20/24`; given to the guest through cloud-init."""
 
@@ -192,6 +192,13 @@ class NicSpec(Model):
     @property
     def is_user(self) -> bool:
         return self.bridge is None and self.network is None
+
+    @property
+    def segment(self) -> str | None:
+        """What it shares with other NICs, `bridge br0` or `network lan`; None on the user-mode network."""
+        if self.bridge is not None:
+            return f"bridge {self.bridge}"
+        return None if self.network is None else f"network {self.network}"
 
 
 class ConsoleSpec(Model):

@@ -14,7 +14,7 @@ from roost.errors import BackendError, ConflictError, SpecError, Unsupported
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu.backend import QemuHypervisor
 from roost.model.spec import DiskSpec, NicSpec
-from tests.unit.agent.nodes import load_vm, make_node
+from tests.unit.agent.nodes import load_vm, make_node, write_vm
 from tests.unit.vms import spec_of
 
 DATA = {"name": "data", "size": "1GiB"}
@@ -148,3 +148,27 @@ async def test_a_spec_that_this_host_cannot_run_is_refused(tmp_path: Path) -> No
 async def test_no_restart_is_due_for_what_only_the_first_boot_reads(tmp_path: Path) -> None:
     devices, _ = vm_on(tmp_path, state="running")
     assert not (await devices.apply("web", spec_of(user="admin"))).restart_due
+
+
+async def test_a_mac_that_is_taken_on_the_bridge_changes_nothing(tmp_path: Path) -> None:
+    nic = {"bridge": "br0", "mac": "52:54:00:00:00:01"}
+    node = make_node(tmp_path, backend=Plugging)
+    write_vm(node.home, spec_of(name="db", nics=[nic]), record={"id": "vdbdbdbdbdbd"})
+    devices, entry = Devices(node), load_vm(node, spec_of(disks=[DATA]), state="stopped", desired="stopped")
+    before = entry.spec, entry.applied, entry.record
+    for change in (
+        devices.attach_nic("web", NicSpec.model_validate(nic)),
+        devices.apply("web", spec_of(nics=["user", nic])),
+    ):
+        with pytest.raises(ConflictError, match="belongs to db already, on the same bridge br0"):
+            await change
+        assert (entry.spec, entry.applied, entry.record) == before
+
+
+async def test_a_nic_that_comes_back_has_its_mac_again(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path)
+    await devices.attach_nic("web", NicSpec())
+    before = entry.record.macs
+    await devices.detach_nic("web", 1)
+    await devices.attach_nic("web", NicSpec())
+    assert entry.record.macs == before

@@ -6,14 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
-from roost.agent.settling import derive_mac, macs_of, new_id, new_record, resettle
-from roost.errors import NotFoundError, Unsupported
-from roost.model.base import MacAddress
-from tests.unit.agent.nodes import load_vm, make_node
+from roost.agent.settling import mac_seed, new_id, new_record, resettle, settle_macs
+from roost.errors import ConflictError, NotFoundError, Unsupported
+from roost.model.macs import proposal
+from tests.unit.agent.nodes import load_vm, make_node, write_vm
 from tests.unit.vms import HOST, QEMU, spec_of
 
 NEWER = HOST.model_copy(
@@ -47,26 +44,73 @@ def test_ids_use_all_of_their_characters() -> None:
     assert {len(set(characters)) for characters in places} == {32}
 
 
-@given(st.text(min_size=1, max_size=20), st.integers(0, 99))
-def test_a_mac_is_local_unicast_and_always_the_same(vm_id: str, index: int) -> None:
-    mac = derive_mac(vm_id, index)
-    assert TypeAdapter(MacAddress).validate_python(mac) == mac
-    first = int(mac[:2], 16)
-    assert first & 0b01 == 0, "not multicast"
-    assert first & 0b10, "locally administered"
-    assert derive_mac(vm_id, index) == mac
-
-
-def test_a_hundred_thousand_nics_have_each_a_mac_of_their_own() -> None:
-    macs = {derive_mac(f"v{number:011d}", index) for number in range(50_000) for index in (0, 1)}
-    assert len(macs) == 100_000
-
-
-def test_a_nic_has_the_mac_of_its_spec_or_one_by_its_place() -> None:
+def test_a_nic_has_the_mac_of_its_spec_or_one_by_its_place(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    seed = mac_seed(node.home)
     spec = spec_of(nics=["user", {"mac": "52:54:00:00:00:01"}, "user"])
-    assert macs_of(spec, "va") == (derive_mac("va", 0), "52:54:00:00:00:01", derive_mac("va", 2))
-    fewer = spec_of(nics=["user"])
-    assert macs_of(fewer, "va") == macs_of(spec, "va")[:1]
+    assert settle_macs(node, spec) == (
+        proposal(seed, "web", 0),
+        "52:54:00:00:00:01",
+        proposal(seed, "web", 2),
+    )
+    assert settle_macs(node, spec_of(nics=["user"])) == settle_macs(node, spec)[:1]
+
+
+def test_a_home_keeps_its_seed_and_has_one_of_its_own(tmp_path: Path) -> None:
+    homes = [make_node(tmp_path / name).home for name in ("here", "there")]
+    seeds = {mac_seed(home) for home in homes}
+    assert len(seeds) == 2
+    assert {mac_seed(home) for home in homes} == seeds
+    assert all(re.fullmatch(r"[0-9a-f]{32}", seed) for seed in seeds)
+
+
+def test_a_mac_that_was_recorded_stays(tmp_path: Path) -> None:
+    """Whatever scheme it came from, and wherever the NIC moves."""
+    entry = load_vm(node := make_node(tmp_path), spec_of())
+    assert settle_macs(node, spec_of(nics=[{"bridge": "br0"}])) == entry.record.macs
+    assert settle_macs(node, spec_of(nics=["user", "user"]))[:1] == entry.record.macs
+
+
+def test_a_mac_that_its_spec_set_goes_with_it(tmp_path: Path) -> None:
+    entry = load_vm(node := make_node(tmp_path), spec_of(nics=[{"mac": "52:54:00:00:00:01"}]))
+    assert entry.record.macs == ("52:54:00:00:00:01",)
+    assert settle_macs(node, spec_of()) == (proposal(mac_seed(node.home), "web", 0),)
+
+
+def test_a_taken_proposal_is_never_given(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    seed = mac_seed(node.home)
+    taken = proposal(seed, "db", 0)
+    load_vm(node, spec_of(nics=[{"mac": taken}]))
+    assert settle_macs(node, spec_of(name="db")) == (proposal(seed, "db", 0, 1),)
+
+
+@pytest.mark.parametrize("place", [{"bridge": "br0"}, {"network": "lan"}])
+def test_one_segment_has_a_mac_once(tmp_path: Path, place: dict[str, str]) -> None:
+    node, mac = make_node(tmp_path), "52:54:00:00:00:01"
+    load_vm(node, spec_of(nics=["user", place | {"mac": mac}]))
+    (kind, name), *_ = place.items()
+    with pytest.raises(ConflictError, match=f"{mac} belongs to web already, on the same {kind} {name}"):
+        settle_macs(node, spec_of(name="db", nics=[place | {"mac": mac}]))
+    elsewhere = spec_of(name="db", nics=[{"bridge": "br1", "mac": mac}, {"mac": "52:54:00:00:00:02"}])
+    assert settle_macs(node, elsewhere) == (mac, "52:54:00:00:00:02")
+
+
+def test_a_mac_that_waits_for_the_next_start_is_taken(tmp_path: Path) -> None:
+    node, mac = make_node(tmp_path), "52:54:00:00:00:01"
+    load_vm(node, spec_of()).spec = spec_of(nics=[{"bridge": "br0", "mac": mac}])
+    with pytest.raises(ConflictError, match="belongs to web"):
+        settle_macs(node, spec_of(name="db", nics=[{"bridge": "br0", "mac": mac}]))
+
+
+def test_a_nic_moves_to_no_bridge_where_its_mac_is_taken(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    mac = load_vm(node, spec_of()).record.macs[0]
+    other = {"id": "vdbdbdbdbdbd", "name": "db"}
+    write_vm(node.home, spec_of(name="db", nics=[{"bridge": "br0", "mac": mac}]), record=other)
+    node.store.load()
+    with pytest.raises(ConflictError, match="belongs to db"):
+        settle_macs(node, spec_of(nics=[{"bridge": "br0"}]))
 
 
 async def test_a_new_vm_is_pinned_to_what_the_host_has_now(tmp_path: Path) -> None:
@@ -99,9 +143,9 @@ async def test_an_image_that_is_not_here_is_refused(tmp_path: Path) -> None:
 
 def test_an_updated_qemu_changes_nothing_of_a_vm_that_is_there(tmp_path: Path) -> None:
     entry = load_vm(make_node(tmp_path), spec_of())
-    assert resettle(entry, make_node(tmp_path, NEWER)) == entry.record.model_copy(
-        update={"macs": macs_of(entry.spec, entry.id)}
-    )
+    node = make_node(tmp_path, NEWER)
+    node.store.load()
+    assert resettle(entry, node) == entry.record
 
 
 def test_what_the_spec_changed_is_settled_anew_and_nothing_else(tmp_path: Path) -> None:
@@ -110,18 +154,10 @@ def test_what_the_spec_changed_is_settled_anew_and_nothing_else(tmp_path: Path) 
     entry.spec = spec_of(machine="pc", nics=["user", {"mac": "52:54:00:00:00:01"}])
     record = resettle(entry, node)
     assert (record.machine, record.accelerator, record.cpu) == ("pc-i440fx-10.0", "tcg", "Westmere-v1")
-    assert record.macs == (derive_mac(entry.id, 0), "52:54:00:00:00:01")
+    assert record.macs == (entry.record.macs[0], "52:54:00:00:00:01")
     assert record.ports == {"nic0": 0, "nic1": 1}
     assert (record.uuid, record.vmgenid, record.created) == (
         entry.record.uuid,
         entry.record.vmgenid,
         entry.record.created,
     )
-
-
-def test_a_clone_keeps_no_mac_of_its_parent(tmp_path: Path) -> None:
-    """Its record has its own; they stay its own at every cold start."""
-    node = make_node(tmp_path)
-    entry = load_vm(node, spec_of())
-    entry.record = entry.record.model_copy(update={"id": "vclone", "macs": macs_of(entry.spec, "vclone")})
-    assert resettle(entry, node).macs == (derive_mac("vclone", 0),)
