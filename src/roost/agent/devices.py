@@ -28,20 +28,37 @@ class Devices:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    def preview(self, entry: Entry, spec: VmSpec) -> list[Change]:
-        """What `apply` would do."""
-        return changes.diff(entry.spec, spec, running=entry.status.state in ("running", "warm"))
+    async def preview(self, entry: Entry, spec: VmSpec) -> list[Change]:
+        """What `apply` would do, and what it would refuse since it can never change.
+
+        Raises:
+            ConflictError: a MAC address is taken.
+            NotFoundError: an image is missing.
+            Unsupported: this host cannot run the VM with that spec; every reason is named.
+        """
+        found = changes.diff(entry.spec, spec, running=entry.status.state in ("running", "warm"))
+        if all(change.effect != "never" for change in found):
+            await self._refuse_unplannable(entry, spec)
+        return found
+
+    async def _refuse_unplannable(self, entry: Entry, spec: VmSpec) -> None:
+        images = {**await self._new_images(entry, spec), **entry.record.disk_images}
+        record = resettle(entry, self._node, spec).model_copy(update={"disk_images": images})
+        plan = self._node.backend(entry).plan(Vm(record, spec, entry.home), self._node.host)
+        if not plan.accepted:
+            reasons = "; ".join(plan.refusals)
+            raise Unsupported(f"{entry.name} cannot become that: {reasons}", hint="nothing was changed")
 
     async def apply(self, ref: str, spec: VmSpec) -> ApplyResult:
         """Make `spec` what is wanted.
 
         Raises:
-            ConflictError: a key cannot change on an existing VM, or a MAC address is taken; nothing was changed.
+            ConflictError: a key cannot change on an existing VM, or as in `preview`; nothing was changed.
+            NotFoundError, Unsupported: as in `preview`; nothing was changed.
         """
         entry = self._node.store.find(ref)
-        found = self.preview(entry, spec)
+        found = await self.preview(entry, spec)
         refuse_impossible(entry, found)
-        settle_macs(self._node, spec)
         now = {change.key for change in found if change.effect == "now"}
         if any(key.startswith(("disks[", "nics[", "disk_size")) for key in now):
             _refuse_asleep(entry)
@@ -85,7 +102,7 @@ class Devices:
         at_once = {key: getattr(spec, key) for key in changes.NOW}
         entry.spec = spec
         if entry.status.state == "stopped":
-            entry.record = resettle(entry, self._node)
+            entry.record = resettle(entry, self._node, spec)
             entry.applied = spec
             await self._node.backend(entry).create(entry.vm)  # disks and drives that are new
         else:

@@ -80,7 +80,7 @@ class Lifecycle:
                     f"{entry.name} has lost {', '.join(missing)}",
                     hint="is a volume not mounted? Restore them, or detach the disks: nothing is ever made anew",
                 )
-        entry.record = resettle(entry, self._node)
+        entry.record = resettle(entry, self._node, entry.spec)
         entry.applied = entry.spec
         entry.save_spec()
         entry.save_record()

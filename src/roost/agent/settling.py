@@ -152,9 +152,9 @@ async def draft_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None)
     )
 
 
-def resettle(entry: Entry, node: Node) -> VmRecord:
-    """The record for a cold start: what the spec changed since the last one is settled anew, the rest stays."""
-    record, spec, before = entry.record, entry.spec, entry.applied
+def resettle(entry: Entry, node: Node, spec: VmSpec) -> VmRecord:
+    """The record for a cold start with `spec`: what it changes since the last one is settled anew, the rest stays."""
+    record, before = entry.record, entry.applied
     changes = node.backend(entry).settle(spec, node.host)
     kept = {
         key: value

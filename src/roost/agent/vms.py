@@ -20,7 +20,7 @@ from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node, cancel_background
 from roost.agent.progress import Progress, ignore
 from roost.agent.reconcile import reconcile_loop
-from roost.agent.settling import draft_record
+from roost.agent.settling import draft_record, new_record
 from roost.agent.store import Entry
 from roost.api.types import AgentEvent, ApplyResult, VmView
 from roost.common.log import get_logger
@@ -118,18 +118,23 @@ class Vms:
         return (await views.full_view(self._node, entry)).model_copy(update={"one_time_password": password})
 
     async def apply(self, spec: VmSpec, *, dry_run: bool, ref: str | None = None) -> ApplyResult:
-        """Change `ref` (or the VM of the spec's name), or make it when there is none."""
+        """Change `ref` (or the VM of the spec's name), or make it when there is none.
+
+        A dry run refuses what this host cannot run, as the real one does.
+        """
         if not self._node.store.has(ref or spec.name):
             if ref is not None:
                 self._node.store.find(ref)
             password = None
-            if not dry_run:
+            if dry_run:
+                await new_record(self._node, spec, vm_id=_PLAN_ID, uid=None)
+            else:
                 _, password = await self._creation.create(spec, ignore)
             return ApplyResult(created=True, changes=(), restart_due=False, one_time_password=password)
         entry = self._node.store.find(ref or spec.name)
         spec, password = await with_hashed_password(spec, entry.spec)
         if dry_run:
-            found = self._devices.preview(entry, spec)
+            found = await self._devices.preview(entry, spec)
             due = any(change.effect == "next-start" for change in found) and entry.status.state != "stopped"
             return ApplyResult(created=False, changes=tuple(found), restart_due=due)
         applied = await self._devices.apply(entry.id, spec)

@@ -114,7 +114,7 @@ async def test_another_machine_of_a_stopped_vm_counts_at_its_next_start(
     node = make_node(tmp_path)
     entry = load_vm(node, spec_of())
     await Devices(node).apply("web", spec_of(**{key: value}))
-    assert getattr(resettle(entry, node), key) == settled
+    assert getattr(resettle(entry, node, entry.spec), key) == settled
 
 
 async def test_a_new_disk_does_not_undo_what_waits_for_the_next_start(tmp_path: Path) -> None:
@@ -137,12 +137,22 @@ async def test_a_disk_that_cannot_be_plugged_waits_for_the_next_start(
     assert len(entry.spec.disks) == len(after)
 
 
-@pytest.mark.xfail(strict=True, reason="apply does not ask for the plan of what it accepts")
-async def test_a_spec_that_this_host_cannot_run_is_refused(tmp_path: Path) -> None:
-    devices, entry = vm_on(tmp_path)
-    with pytest.raises(Unsupported, match="managed networks"):
-        await devices.apply("web", spec_of(nics=[{"network": "lan"}]))
-    assert entry.spec == spec_of()
+@pytest.mark.parametrize("state", ["stopped", "running", "sleeping"])
+async def test_a_spec_that_this_host_cannot_run_is_refused_with_every_reason(
+    tmp_path: Path, state: str
+) -> None:
+    devices, entry = vm_on(tmp_path, state=state, disks=[DATA])
+    before = entry.spec, entry.applied, entry.record
+    files = [path.read_bytes() for path in (entry.paths.spec, entry.paths.applied, entry.paths.record)]
+    more = [DATA, {"name": "more", "size": "1GiB"}]
+    wanted = spec_of(nics=[{"network": "lan"}], machine="pc-q35-99.0", disks=more, description="new")
+    for attempt in (devices.preview(entry, wanted), devices.apply("web", wanted)):
+        with pytest.raises(Unsupported, match=r"no pc-q35-99\.0.*; network: .*managed networks"):
+            await attempt
+    assert (entry.spec, entry.applied, entry.record) == before
+    assert files == [
+        path.read_bytes() for path in (entry.paths.spec, entry.paths.applied, entry.paths.record)
+    ]
 
 
 async def test_no_restart_is_due_for_what_only_the_first_boot_reads(tmp_path: Path) -> None:

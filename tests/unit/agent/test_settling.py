@@ -145,14 +145,14 @@ def test_an_updated_qemu_changes_nothing_of_a_vm_that_is_there(tmp_path: Path) -
     entry = load_vm(make_node(tmp_path), spec_of())
     node = make_node(tmp_path, NEWER)
     node.store.load()
-    assert resettle(entry, node) == entry.record
+    assert resettle(entry, node, entry.spec) == entry.record
 
 
 def test_what_the_spec_changed_is_settled_anew_and_nothing_else(tmp_path: Path) -> None:
     node = make_node(tmp_path, NEWER)
     entry = load_vm(node, spec_of())
     entry.spec = spec_of(machine="pc", nics=["user", {"mac": "52:54:00:00:00:01"}])
-    record = resettle(entry, node)
+    record = resettle(entry, node, entry.spec)
     assert (record.machine, record.accelerator, record.cpu) == ("pc-i440fx-10.0", "tcg", "Westmere-v1")
     assert record.macs == (entry.record.macs[0], "52:54:00:00:00:01")
     assert record.ports == {"nic0": 0, "nic1": 1}
