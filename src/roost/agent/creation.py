@@ -21,7 +21,8 @@ from roost.common.log import get_logger
 from roost.errors import ConflictError, RoostError, StateError
 from roost.host.drives import hash_password
 from roost.host.sandbox import UidPool
-from roost.model.spec import NicSpec, VmSpec
+from roost.host.seed import needs_seed
+from roost.model.spec import CloudInitSpec, NicSpec, VmSpec
 from roost.model.vm import Transition
 
 _RANDOM_PASSWORD_BYTES = 12
@@ -148,6 +149,8 @@ class Creation:
         spec = source.applied.model_copy(
             update={"name": name, "nics": tuple(_own_nic(nic) for nic in source.applied.nics)}
         )
+        if needs_seed(source.applied) and not needs_seed(spec):  # the drive is part of what was saved
+            spec = spec.model_copy(update={"cloud_init": CloudInitSpec()})
         record = source.record.model_copy(
             update={
                 "id": vm_id,

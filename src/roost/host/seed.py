@@ -36,8 +36,10 @@ _TEXT_TYPES = {
 
 
 def needs_seed(spec: VmSpec) -> bool:
-    """Whether the spec says anything that only cloud-init can do in the guest."""
-    return bool(spec.cloud_init or spec.user or spec.ssh_keys or spec.password)
+    """Whether the spec says anything that only cloud-init can do in the guest: then it gets a drive."""
+    return bool(
+        spec.cloud_init or spec.user or spec.ssh_keys or spec.password or any(nic.ip for nic in spec.nics)
+    )
 
 
 def cloud_init_files(record: VmRecord, spec: VmSpec) -> dict[str, bytes]:

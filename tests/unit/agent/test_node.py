@@ -128,9 +128,6 @@ async def test_a_vm_that_failed_to_start_says_why(tmp_path: Path) -> None:
     assert (entry.status.state, entry.status.reason) == ("stopped", "QEMU ended at once")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a clone without its parent's fixed address has no cloud-init drive any more"
-)
 async def test_a_clone_has_the_devices_that_its_saved_state_has(tmp_path: Path) -> None:
     node = make_node(tmp_path)
     source = load_vm(node, spec_of(nics=[{"bridge": "br0", "ip": "192.168.1.20/24"}]), state="sleeping")

@@ -15,8 +15,8 @@ from roost.common.files import read_json
 from roost.errors import StorageError
 from roost.host.layers import current_file
 from roost.host.qcow2 import backing_chain, holds_nothing
+from roost.host.seed import needs_seed
 from roost.hypervisors.base import Vm
-from roost.hypervisors.qemu.plan import needs_seed
 from roost.model.base import Model
 from roost.model.host import HostFacts
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from roost.common.paths import VmPaths
 from roost.common.units import MIB
+from roost.host.seed import needs_seed
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import command, devices
 from roost.hypervisors.qemu.refusals import refusals
@@ -127,13 +128,6 @@ def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Re
     if vm.spec.tpm:
         resources.append(TpmResource(state=str(paths.tpm), socket=str(paths.socket("tpm"))))
     return tuple(resources)
-
-
-def needs_seed(spec: VmSpec) -> bool:
-    """Whether cloud-init gets a drive."""
-    return bool(
-        spec.cloud_init or spec.user or spec.ssh_keys or spec.password or any(nic.ip for nic in spec.nics)
-    )
 
 
 def tap_name(vm_id: str, index: int) -> str:
