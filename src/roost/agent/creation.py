@@ -53,7 +53,7 @@ class Creation:
             self._refuse_taken(spec.name)
             vm_id = new_id()
             record, _ = await new_record(self._node, spec, vm_id=vm_id, uid=self._new_uid())
-            entry = self._node.store.add(record, spec, Transition(operation="create", started=timestamp()))
+            entry = self._node.store.add(record, spec, _begun())
             entry.busy = "create"
         steps.reached("create:noted")
         try:
@@ -163,7 +163,7 @@ class Creation:
                 "parent": source.id,
             }
         )
-        entry = self._node.store.add(record, spec, Transition(operation="create", started=timestamp()))
+        entry = self._node.store.add(record, spec, _begun())
         entry.busy = "clone"
         return entry
 
@@ -171,6 +171,11 @@ class Creation:
         asleep = self._node.backend(target).has_saved_state(target.vm)
         state = "sleeping" if asleep else "stopped"
         target.update(state=state, desired=state, generation=1, transition=None, durable=True)
+
+
+def _begun() -> Transition:
+    """Committed from the start: what is half made is removed."""
+    return Transition(operation="create", started=timestamp(), committed=True)
 
 
 def _own_nic(nic: NicSpec) -> NicSpec:

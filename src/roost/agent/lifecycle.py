@@ -58,7 +58,7 @@ class Lifecycle:
                 plan = self._node.backend(entry).plan(entry.wanted, self._node.host)
                 if not plan.accepted:
                     raise Unsupported(f"{entry.name} cannot run here: " + "; ".join(plan.refusals))
-                entry.committed = True
+                entry.commit()
                 await self._node.backend(entry).release(entry.vm)
                 await self._node.backend(entry).discard_sleep(entry.vm)
                 entry.update(state="stopped", sleep=None)
@@ -133,7 +133,7 @@ class Lifecycle:
                 required="running",
                 hint=f"wake it first, or `roost vm stop {entry.name} --force`",
             )
-        entry.committed = True
+        entry.commit()
         await self._node.backend(entry).release(entry.vm)  # a failed VM may have a process
         await self._node.backend(entry).discard_sleep(entry.vm)
         entry.update(state="stopped", desired="stopped", reason="", sleep=None, retry_at=None, durable=True)
@@ -261,8 +261,7 @@ class Lifecycle:
             )
         async with self._node.working(ref, "delete", disks="delete" if delete_disks else "keep") as entry:
             progress("deleting", 0, None)
-            entry.committed = True
-            entry.update(durable=True)
+            entry.commit()
             await self.finish_delete(entry)
 
     async def finish_delete(self, entry: Entry) -> None:
@@ -282,13 +281,14 @@ class Lifecycle:
         """Go back to a snapshot, and to what the VM was when it was taken."""
         async with self._node.working(ref, "revert", snapshot=name) as entry:
             await self._node.backend(entry).check_revert(entry.vm, name)
-            entry.committed = True
+            entry.commit()
             progress("switching off", 0, None)
             await self._node.backend(entry).force_stop(entry.vm)
             progress("putting disks and memory back", 0, None)
             info = await self.finish_revert(entry, name)
         if info.state == "running":
             await self.start(ref, progress)
+        await self._node.sweep()
 
     async def finish_revert(self, entry: Entry, name: str) -> SnapshotInfo:
         """The part of a revert that is done again after a crash."""

@@ -35,6 +35,14 @@ REFUSALS = (SpecError, StateError, ConflictError, NotFoundError)
 """Errors that say no before anything was done."""
 
 
+_STATES: dict[tuple[str, bool], VmState] = {
+    ("running", False): "running",
+    ("running", True): "running",
+    ("none", True): "sleeping",
+}
+"""What a VM is, by its process and whether it can be woken, while a deletion or a revert of it is to be done again."""
+
+
 UNFINISHED = ("create", "delete", "revert")
 """Operations that, once begun, only they themselves may finish."""
 
@@ -79,8 +87,8 @@ class Node:
     async def working(self, ref: str, operation: str, **detail: str) -> AsyncIterator[Entry]:
         """Have a VM for one operation: its intent is on disk before the block, and its outcome after it.
 
-        When the block refuses, nothing has changed, and the status is what it was. When it fails or is cancelled, the VM
-        is observed, and its status says what is really there.
+        When the block refuses, nothing has changed, and the status is what it was. When it fails or is cancelled, or
+        refuses after `Entry.commit`, the VM is observed, and its status says what is really there.
 
         Raises:
             ConflictError: another operation is under way.
@@ -96,16 +104,22 @@ class Node:
                 f"{entry.name}: its {unfinished} was interrupted",
                 hint=f"`roost vm delete {entry.name}`, or do the {unfinished} again",
             )
-        entry.busy, entry.committed = operation, False
+        entry.busy = operation
         try:
             await cancel_background(entry)
             before = entry.status
-            transition = Transition(operation=operation, started=timestamp(), detail=detail)
+            transition = Transition(
+                operation=operation,
+                started=timestamp(),
+                detail=detail,
+                committed=unfinished in UNFINISHED,  # what was begun before this is no less begun
+            )
             entry.update(transition=transition, boot_id=self.boot_id)
             try:
                 yield entry
             except REFUSALS as error:
-                if entry.committed:
+                now = entry.status.transition
+                if now is not None and now.committed:
                     await asyncio.shield(self.settle(entry, str(error)))
                 else:
                     entry.status = before
@@ -128,7 +142,7 @@ class Node:
         verdict = judge(entry.status, seen, self.boot_id)
         if verdict.repair in ("remove", "delete", "revert"):
             # What was decided stays decided: the transition is kept, and it is done again, now or by the next agent.
-            state: VmState = "running" if seen.process == "running" else "failed"
+            state = _STATES.get((seen.process, seen.saved == "valid"), "failed")
             entry.update(state=state, reason=reason or verdict.reason, boot_id=self.boot_id, durable=True)
             return
         try:

@@ -25,7 +25,7 @@ _DECIDED: dict[str, tuple[Repair, str]] = {
     "delete": ("delete", "its deletion was interrupted"),
     "revert": ("revert", "its return to a snapshot was interrupted"),
 }
-"""Operations whose end does not depend on how far they came."""
+"""Operations whose end does not depend on how far they came, once they are committed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Verdict:
 def judge(status: VmStatus, seen: Observation, boot_id: str) -> Verdict:
     """The state that a VM is in, and what has to be done so that it is true."""
     operation = status.transition.operation if status.transition else ""
-    if operation in _DECIDED:
+    if status.transition and status.transition.committed and operation in _DECIDED:
         return Verdict("stopped", *_DECIDED[operation])
     if seen.process == "running":
         return Verdict("running")

@@ -45,8 +45,6 @@ class Entry:
     applied: VmSpec
     """What the process (or the saved state) was started from; equals `spec` unless a restart is due."""
     status: VmStatus
-    committed: bool = False
-    """The operation under way has done something that a refusal no longer undoes."""
     missed: bool = False
     """The VMM said something while an operation was under way: look when it is over."""
     busy: str = ""
@@ -84,6 +82,13 @@ class Entry:
             changes.setdefault("since", timestamp())
         self.status = self.status.model_copy(update=changes)
         write_json(self.paths.status, self.status.model_dump(mode="json"), mode=_MODE, durable=durable)
+
+    def commit(self) -> None:
+        """Note durably that the operation under way is no longer taken back, whatever happens from here on."""
+        if self.status.transition is not None:
+            self.update(
+                transition=self.status.transition.model_copy(update={"committed": True}), durable=True
+            )
 
     def save_spec(self) -> None:
         """Write what is wanted, and what is applied, durably."""

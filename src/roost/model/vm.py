@@ -75,6 +75,8 @@ class Transition(Model):
     """create, start, stop, sleep, wake, clone, snapshot, revert, delete."""
     started: str
     detail: dict[str, str] = Field(default_factory=dict)
+    committed: bool = False
+    """It is past the point up to which it could be taken back."""
 
 
 class SleepReport(Model):

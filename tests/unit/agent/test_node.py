@@ -13,7 +13,6 @@ from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node
 from roost.agent.progress import ignore
 from roost.agent.store import Entry
-from roost.common.clock import timestamp
 from roost.errors import BackendError, ConflictError, StorageError
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu.backend import QemuHypervisor
@@ -24,17 +23,15 @@ from tests.unit.agent.nodes import load_vm, make_node
 from tests.unit.hypervisors.qemu.test_manifest import manifest_of
 from tests.unit.vms import spec_of
 
-SNAPSHOT = SnapshotInfo(name="one", created=timestamp(), state="stopped", memory=False, size_bytes=0)
-
 
 class Reverting(QemuHypervisor):
-    """Has a snapshot that cannot be gone back to."""
+    """Finds out half way that it cannot go back to a snapshot."""
+
+    async def check_revert(self, vm: Vm, name: str) -> None:
+        pass
 
     async def force_stop(self, vm: Vm) -> None:
         pass
-
-    async def snapshot_list(self, vm: Vm) -> list[SnapshotInfo]:
-        return [SNAPSHOT]
 
     async def snapshot_revert(self, vm: Vm, name: str, generation: int) -> SnapshotInfo:
         raise ConflictError("its disk is in use")
@@ -95,28 +92,52 @@ async def test_a_sleeper_whose_operation_failed_still_sleeps(tmp_path: Path, ope
     assert not entry.busy
 
 
-@pytest.mark.xfail(
-    strict=True, reason="settle takes a decided operation's verdict, `stopped`, without carrying it out"
-)
 @pytest.mark.parametrize("operation", ["delete", "revert"])
-async def test_a_sleeper_that_could_not_be_deleted_or_reverted_still_sleeps(
+async def test_a_deletion_or_revert_that_did_not_begin_leaves_a_sleeper_asleep(
     tmp_path: Path, operation: str
 ) -> None:
     node = make_node(tmp_path)
     entry = sleeper(node)
     with pytest.raises(StorageError):
         async with node.working("web", operation, snapshot="one"):
+            raise StorageError("the snapshot is damaged")
+    assert (entry.status.state, entry.status.reason) == ("sleeping", "the snapshot is damaged")
+    async with node.working("web", "wake"):
+        pass
+
+
+def begin_and_fail(entry: Entry) -> None:
+    entry.commit()
+    raise StorageError("the disk is full")
+
+
+@pytest.mark.parametrize("operation", ["delete", "revert"])
+async def test_a_deletion_or_revert_that_began_is_the_only_thing_left_to_do(
+    tmp_path: Path, operation: str
+) -> None:
+    node = make_node(tmp_path)
+    entry = sleeper(node)
+    with pytest.raises(StorageError):
+        async with node.working("web", operation, snapshot="one"):
+            begin_and_fail(entry)
+    assert (entry.status.state, entry.status.reason) == ("sleeping", "the disk is full")
+    assert on_disk(entry)["transition"]["operation"] == operation
+    with pytest.raises(ConflictError, match="was interrupted"):
+        async with node.working("web", "wake"):
+            pass
+    with pytest.raises(StorageError):  # it fails again, before it begins again
+        async with node.working("web", operation, snapshot="one"):
             raise StorageError("the disk is full")
-    assert entry.status.state == "sleeping"
+    assert on_disk(entry)["transition"]["committed"]
 
 
-@pytest.mark.xfail(strict=True, reason="a refusal puts back `running` after the VM was switched off")
 async def test_a_running_vm_whose_revert_was_refused_half_way_is_not_called_running(tmp_path: Path) -> None:
     node = make_node(tmp_path, backend=Reverting)
     entry = load_vm(node, spec_of(), state="running", desired="running")
     with pytest.raises(ConflictError, match="in use"):
         await Lifecycle(node).revert("web", "one", ignore)
-    assert entry.status.state != "running"
+    assert (entry.status.state, entry.status.reason) == ("failed", "its disk is in use")
+    assert on_disk(entry)["transition"]["detail"] == {"snapshot": "one"}
 
 
 async def test_a_vm_that_failed_to_start_says_why(tmp_path: Path) -> None:
