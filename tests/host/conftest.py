@@ -28,10 +28,19 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def tiny() -> Path:
-    """The directory of the image `tiny`: a kernel and an initrd with a guest agent, up in 3 s without KVM.
+    """The directory of the image `tiny`: a kernel and an initrd with a guest agent, up in 3 s without KVM."""
+    return _built("tiny")
 
-    Built when its recipe or its packages have changed, and kept for the next run below `$ROOST_TEST_CACHE`, or `.cache` of
-    the checkout. Only read it; `furnished` puts it into a home.
+
+@pytest.fixture(scope="session")
+def debian() -> Path:
+    """The directory of the image `debian`: a disk with systemd and cloud-init, up in a minute without KVM."""
+    return _built("debian")
+
+
+def _built(recipe: str) -> Path:
+    """An image, built when its recipe or its packages have changed, and kept for the next run below `$ROOST_TEST_CACHE`,
+    or `.cache` of the checkout. Only read it; `furnished` puts it into a home.
     """
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs qemu-system-x86_64")
@@ -39,11 +48,11 @@ def tiny() -> Path:
     home = Home(cache, cache / "run")
     home.cache.mkdir(parents=True, exist_ok=True)
     store = ImageStore(home)
-    return store.directory(asyncio.run(build_image(store, "tiny", name="tiny")).image.id)
+    return store.directory(asyncio.run(build_image(store, recipe)).image.id)
 
 
-def furnished(root: Path, tiny: Path) -> House:
-    """A house that has the image `tiny`, sharing its blocks with the cache where both are on one filesystem."""
+def furnished(root: Path, image: Path, name: str = "tiny") -> House:
+    """A house that has one image, sharing its blocks with the cache where both are on one filesystem."""
 
     def link(source: str, target: str) -> None:
         try:
@@ -52,9 +61,9 @@ def furnished(root: Path, tiny: Path) -> House:
             shutil.copy2(source, target)
 
     images = root / "images"
-    shutil.copytree(tiny, images / tiny.name, copy_function=link)
-    write_json(images / "names.json", {"tiny": tiny.name})
-    return House(root, {"image": "tiny"})
+    shutil.copytree(image, images / image.name, copy_function=link)
+    write_json(images / "names.json", {name: image.name})
+    return House(root, {"image": name})
 
 
 @pytest.fixture(scope="module")

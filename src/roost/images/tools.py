@@ -29,11 +29,10 @@ _PACKAGES = {
     "prlimit": "util-linux",
     "mformat": "mtools",
     "mcopy": "mtools",
+    "newuidmap": "uidmap",
+    "unshare": "util-linux",
     "mke2fs": "e2fsprogs",
     "sfdisk": "fdisk",
-    "mkfs.vfat": "dosfstools",
-    "grub-mkimage": "grub-common",
-    "unshare": "util-linux",
 }
 """Tools whose Debian package has another name."""
 
@@ -91,7 +90,7 @@ async def run(
 
     Args:
         stdout: a file that takes the output instead.
-        on_output: called with each piece of output as it comes.
+        on_output: called with each piece of stdout and of stderr as it comes.
 
     Raises:
         ToolMissing: there is no such program.
@@ -111,7 +110,7 @@ async def run(
     )
     try:
         async with asyncio.timeout(timeout_s), asyncio.TaskGroup() as group:
-            words = group.create_task(_collect(process.stderr, None))
+            words = group.create_task(_collect(process.stderr, on_output))
             output = group.create_task(_collect(process.stdout, on_output))
             status = await process.wait()
     except TimeoutError as error:

@@ -5,10 +5,11 @@ Callers: the agent. To add a recipe, write a module with one async function and 
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Awaitable
 from typing import Protocol
 
-from roost.errors import NotFoundError
+from roost.errors import NotFoundError, Unsupported
 from roost.images.build.apt import Mirror
 from roost.images.build.debian import build_debian
 from roost.images.build.tiny import build_tiny
@@ -48,12 +49,15 @@ async def build_image(
 
     Raises:
         NotFoundError: there is no such recipe.
+        Unsupported: this host is no x86-64 one.
         ToolMissing: a program is needed; the hint installs all that are missing.
         UnreachableError: apt cannot get the packages.
         NoCapacityError, StorageError: the disk is full.
     """
     if recipe not in RECIPES:
         raise NotFoundError(f"there is no recipe {recipe}", hint=f"recipes are {', '.join(RECIPES)}")
+    if platform.machine() != "x86_64":
+        raise Unsupported("images can only be built on x86-64")
     return await RECIPES[recipe][1](store, name=name or recipe, mirror=mirror, progress=progress)
 
 

@@ -38,6 +38,29 @@ class Mirror:
         return f"deb [signed-by={self.keyring}] {self.url} {self.suite} main\n"
 
 
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where one release of Debian comes from."""
+
+    suite: str
+    """Its code name."""
+    text: str
+    """A sources.list with nothing else in it."""
+
+
+def debian_of(targets: str) -> Sources:
+    """Pick Debian out of lines of origin, code name, URI, suite and component; the first release that is no update names it.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    found = [line.split()[1:] for line in targets.splitlines() if line.startswith("Debian ")]
+    name = next((codename for codename, *_ in found if "-" not in codename), None)
+    if name is None:
+        raise NotFoundError("apt knows no Debian archive here", hint="the recipe needs a Debian host")
+    return Sources(name, "".join(f"deb {' '.join(words)}\n" for _, *words in found))
+
+
 class Apt:
     """apt with a state of its own below `directory`."""
 
@@ -111,6 +134,16 @@ class Apt:
                 hint="the recipes are made of Debian's packages: name a Debian mirror and suite",
             )
         return str(found[0])
+
+    async def debian_sources(self) -> Sources:
+        """What of this configuration is Debian: other archives have no business in an image.
+
+        Raises:
+            NotFoundError: none of it is.
+        """
+        wanted = "$(ORIGIN) $(CODENAME) $(REPO_URI) $(RELEASE) $(COMPONENT)"
+        output = await self._run("apt-get", "indextargets", "--format", wanted, "Created-By: Packages")
+        return debian_of(output.decode())
 
     async def resolve(self, names: Iterable[str]) -> dict[str, str]:
         """The packages with all that they need on an empty system, and their versions.

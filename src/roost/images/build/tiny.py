@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import platform
 from collections.abc import Iterable
 from pathlib import Path
 
-from roost.errors import StorageError, Unsupported
+from roost.errors import StorageError
 from roost.images.build.apt import Apt, Mirror
 from roost.images.build.cpio import Entry, write_cpio
 from roost.images.build.kernel import extract_vmlinux, modules_alias, modules_dep, pick_modules
@@ -43,11 +42,8 @@ async def build_tiny(
     """Build the image, or find the one that was built from the same packages.
 
     Raises:
-        Unsupported: this host is no x86-64 one.
         ToolMissing, NotFoundError, UnreachableError, StorageError: as `build_image`.
     """
-    if platform.machine() != "x86_64":
-        raise Unsupported("the tiny image can only be built on x86-64")
     require_tools("apt-get", "dpkg-deb")
     apt = Apt(store.cache / "apt", mirror)
     async with apt.locked(progress), store.workspace() as work:
