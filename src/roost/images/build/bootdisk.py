@@ -159,10 +159,8 @@ def embed_grub(target: Path, boot: bytes, core: bytes) -> None:
     first, mbr, image = _BIOS_AT // _SECTOR, bytearray(boot), bytearray(core)
     struct.pack_into("<Q", mbr, _CORE_SECTOR_AT, first)
     mbr[_DRIVE_CHECK_AT : _DRIVE_CHECK_AT + 2] = b"\x90\x90"
-    rest = -(-len(core) // _SECTOR) - 1
-    struct.pack_into(
-        "<QHH", image, _SECTOR - 12, first + 1, rest, 0x820
-    )  # block list of core.img's first sector
+    # The block list at the end of core.img's first sector: where the others are, and the segment that they go to.
+    struct.pack_into("<QHH", image, _SECTOR - 12, first + 1, -(-len(core) // _SECTOR) - 1, 0x820)
     with target.open("r+b") as file:
         file.write(mbr[:_MBR_CODE])
         file.seek(_BIOS_AT)
