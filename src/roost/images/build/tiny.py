@@ -32,6 +32,7 @@ vmw_vsock_virtio_transport sd_mod sr_mod nvme ahci ata_piix e1000 e1000e 8139cp 
 ext4 vfat isofs nls_cp437 nls_ascii nls_utf8 nls_iso8859_1 crc32c_generic crc32c_intel
 """
 """Drivers of what QEMU, Cloud Hypervisor and Firecracker offer, and of the filesystems of drives."""
+_PROGRAMS = ("bin/busybox", "sbin/netplugd", "usr/sbin/qemu-ga")
 _CMDLINE = "console=ttyS0 quiet cryptomgr.notests rcupdate.rcu_expedited=1"
 """Without the self-tests of the kernel's ciphers, which take half a second under emulation."""
 
@@ -63,7 +64,7 @@ async def build_tiny(
             await run(["dpkg-deb", "-x", package, tree], timeout_s=300.0)
         progress("assembling", 0, None)
         libraries = await _libraries(tree, tree / "usr/sbin/qemu-ga")
-        applets = (await run([tree / "bin/busybox", "--list"], timeout_s=10.0)).decode().split()
+        applets = (await run([_unpacked(tree, "bin/busybox"), "--list"], timeout_s=10.0)).decode().split()
         await asyncio.to_thread(_assemble, tree, image, libraries, applets)
         kept, fresh = await store.put(
             image,
@@ -101,8 +102,13 @@ def _recipe(versions: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def _unpacked(tree: Path, path: str) -> Path:
+    """Where packages put `path`: from Debian 13 on, all that was beside `usr` lies in it."""
+    return tree / path if (tree / path).exists() else tree / "usr" / path
+
+
 def _kernel_version(tree: Path) -> str:
-    return next((tree / "lib/modules").iterdir()).name
+    return next(_unpacked(tree, "lib/modules").iterdir()).name
 
 
 async def _libraries(tree: Path, program: Path) -> dict[str, Path]:
@@ -143,10 +149,10 @@ def _assemble(tree: Path, image: Path, libraries: dict[str, Path], applets: Iter
         },
         **{name: Entry.directory() for name in ("proc", "sys", "tmp", "run", "data", "mnt")},
         **{path: _copied(source) for path, source in libraries.items()},
-        **{path: _copied(tree / path) for path in ("bin/busybox", "sbin/netplugd", "usr/sbin/qemu-ga")},
+        **{path: _copied(_unpacked(tree, path)) for path in _PROGRAMS},
         **{str(path.relative_to(_ROOT)): _copied(path) for path in _ROOT.rglob("*") if path.is_file()},
     }
-    modules = pick_modules(tree / "lib/modules" / version, _MODULES.split())
+    modules = pick_modules(_unpacked(tree, "lib/modules") / version, _MODULES.split())
     place = f"lib/modules/{version}"
     entries |= {f"{place}/{name}.ko": Entry.file(module.data) for name, module in modules.items()}
     entries[f"{place}/modules.dep"] = Entry.file(modules_dep(modules).encode())
