@@ -10,7 +10,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,23 +117,24 @@ class Apt:
                 ) from error
         stamp.touch()
 
-    async def newest(self, package: str, pattern: str) -> str:
-        """The package that `package` depends on and whose name matches.
+    async def newest(self, packages: Mapping[str, str]) -> str:
+        """The package that one of `packages` depends on, whose name matches the pattern given for it.
 
         Raises:
             NotFoundError: there is none.
         """
-        try:
-            text = (await self._run("apt-cache", "depends", "--important", package)).decode()
-        except HostError:
-            text = ""
-        found = [name for name in re.findall(r"Depends: (\S+)", text) if re.fullmatch(pattern, name)]
-        if not found:
-            raise NotFoundError(
-                f"apt knows no package {package}",
-                hint="the recipes are made of Debian's packages: name a Debian mirror and suite",
-            )
-        return str(found[0])
+        for package, pattern in packages.items():
+            try:
+                text = (await self._run("apt-cache", "depends", "--important", package)).decode()
+            except HostError:
+                continue
+            for name in re.findall(r"Depends: (\S+)", text):
+                if re.fullmatch(pattern, name):
+                    return str(name)
+        raise NotFoundError(
+            f"apt knows no package {' or '.join(packages)}",
+            hint="the recipes are made of Debian's packages: name a Debian mirror and suite",
+        )
 
     async def debian_sources(self) -> Sources:
         """What of this configuration is Debian: other archives have no business in an image.

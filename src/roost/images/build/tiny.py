@@ -26,6 +26,11 @@ from roost.model.image import ImageOs, ImageSource
 
 _ROOT = Path(__file__).with_name("tiny_root")
 _AGENT = "qemu-guest-agent"
+_KERNELS = {
+    "linux-image-amd64": r"linux-image-[\d.].*-amd64",
+    "linux-image-generic": r"linux-image-[\d.].*-generic",
+}
+"""What Debian and Ubuntu call their generic kernel, and the package that this leads to. Ubuntu's modules lie in another."""
 _MODULES = """
 virtio_pci virtio_mmio virtio_blk virtio_scsi virtio_net virtio_console virtio_rng virtio_balloon virtio_mem
 vmw_vsock_virtio_transport sd_mod sr_mod nvme ahci ata_piix e1000 e1000e 8139cp qemu_fw_cfg button evdev
@@ -45,7 +50,7 @@ async def build_tiny(
     Raises:
         ToolMissing, NotFoundError, UnreachableError, StorageError: as `build_image`.
     """
-    require_tools("apt-get", "dpkg-deb")
+    require_tools("apt-get", "dpkg-deb", "zstd")
     apt = Apt(store.cache / "apt", mirror)
     async with apt.locked(progress), store.workspace() as work:
         await apt.update(progress)
@@ -84,12 +89,13 @@ async def build_tiny(
 
 async def _versions(apt: Apt) -> dict[str, str]:
     """All packages that something is taken from."""
-    kernel = await apt.newest("linux-image-amd64", r"linux-image-[\d.].*-amd64")
+    kernel = await apt.newest(_KERNELS)
     alone = (kernel, "busybox-static", "netplug")  # these need no library but the C library
     agent = await apt.resolve([_AGENT])
     others = await apt.resolve(alone)
     needed = {name: version for name, version in agent.items() if name == _AGENT or name.startswith("lib")}
-    return dict(sorted({**needed, **{name: others[name] for name in alone}}.items()))
+    taken = {name: others[name] for name in others if name in alone or name.startswith("linux-modules-")}
+    return dict(sorted({**needed, **taken}.items()))
 
 
 def _recipe(versions: dict[str, str]) -> str:
