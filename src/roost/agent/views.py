@@ -116,7 +116,7 @@ def _disks(node: Node, entry: Entry) -> list[DiskView]:
             continue
         spec = specs.get(resource.name)
         path = Path(resource.path)
-        size, used = _sizes(path)
+        size, used = _sizes(path.resolve() if isinstance(resource, ExternalDisk) else path)
         views.append(
             DiskView(
                 name=resource.name,

@@ -5,13 +5,15 @@ Callers: whoever keeps state on disk. It must not know what the files mean.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from roost.errors import ConflictError, StorageError
 
@@ -68,6 +70,23 @@ def read_json(path: Path) -> Any:
             f"{path} is damaged: {error}",
             hint="restore it from a backup, or move it away to start without it",
         ) from error
+
+
+def open_regular(path: Path, *, follow: bool = False) -> BinaryIO:
+    """Open for reading what somebody else may have put there. A pipe in its place would make an open wait for ever.
+
+    Args:
+        follow: the name was given by a person, who may mean a link.
+
+    Raises:
+        OSError: it is not there, may not be read, is a link, or is not a regular file; `strerror` says which.
+    """
+    link = 0 if follow else os.O_NOFOLLOW
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | link)
+    if stat.S_ISREG(os.fstat(fd).st_mode):
+        return os.fdopen(fd, "rb")
+    os.close(fd)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def fsync_path(path: Path) -> None:

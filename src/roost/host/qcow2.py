@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from roost.common.files import open_regular
 from roost.errors import StorageError
 
 _MAGIC = 0x514649FB
@@ -20,6 +21,9 @@ _FIXED = struct.Struct(">IIQIIQ")
 _LENGTH_AT = 100
 """Place of header_length in version 3; version 2 has 72 bytes and no extension before that."""
 _V2_LENGTH = 72
+_INCOMPATIBLE_AT = 72
+_DATA_FILE = 1 << 2
+"""The incompatible feature: the guest's data are in another file, which the header names."""
 _BACKING_FORMAT = 0xE2792ACA
 _MAX_NAME = 1023
 _MAX_HEADER = 1 << 21
@@ -44,7 +48,7 @@ def parse_header(data: bytes) -> Qcow2Header:
     """The header in the first bytes of a file; two MiB are always enough.
 
     Raises:
-        ValueError: this is not a qcow2 header, or a damaged one.
+        ValueError: this is not a qcow2 header, or a damaged one, or its data are in another file.
     """
     if len(data) < _V2_LENGTH:
         raise ValueError("too short for a qcow2 header")
@@ -62,6 +66,9 @@ def parse_header(data: bytes) -> Qcow2Header:
     if version == 3:
         if len(data) < _LENGTH_AT + 4:
             raise ValueError("too short for a version 3 header")
+        (features,) = struct.unpack_from(">Q", data, _INCOMPATIBLE_AT)
+        if features & _DATA_FILE:  # no disk of ours has one, and QEMU would open any name that it holds
+            raise ValueError("it names an external data file, which Roost does not use")
         (header_length,) = struct.unpack_from(">I", data, _LENGTH_AT)
         if not _LENGTH_AT + 4 <= header_length <= 1 << cluster_bits:
             raise ValueError("the header's length is out of range")
@@ -91,10 +98,10 @@ def read_header(path: Path) -> Qcow2Header | None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        StorageError: it is a damaged qcow2 file, or cannot be read.
+        StorageError: it is a damaged qcow2 file, cannot be read, or is a link, a pipe or a device.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(4096)
             if data[:4] != _MAGIC.to_bytes(4, "big"):
                 return None
@@ -137,7 +144,7 @@ def holds_nothing(path: Path) -> bool:
         StorageError: it is not a readable qcow2 file.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             entries, place = struct.unpack_from(">IQ", file.read(_V2_LENGTH), _L1_AT)
             file.seek(place)
             return not any(file.read(min(entries * 8, _MAX_L1)))

@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from roost import __version__
-from roost.common.files import write_json
+from roost.common.files import open_regular, write_json
 from roost.common.units import human_size
 from roost.errors import NoCapacityError, NotFoundError, RoostError, SpecError, UnreachableError
 from roost.images.progress import Progress
@@ -70,7 +70,7 @@ async def fetch_text(url: str, *, max_bytes: int = 1 << 20) -> bytes:
     """
     if url.startswith("file:"):
         try:
-            with _local(url).open("rb") as file:
+            with open_regular(_local(url), follow=True) as file:
                 return file.read(max_bytes)
         except OSError as error:
             raise NotFoundError(f"cannot read {url}: {error.strerror}") from error
@@ -140,7 +140,9 @@ async def _copy(url: str, part: Path, max_bytes: int, progress: Progress) -> Non
     path = _local(url)
     progress("copying", 0, None)
     try:
-        if path.stat().st_size > max_bytes:
+        with open_regular(path, follow=True) as file:
+            size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             raise SpecError(f"{path} is larger than the {human_size(max_bytes)} allowed")
         await run(["cp", "--reflink=auto", "--sparse=auto", "--", path, part], timeout_s=3600.0)
     except OSError as error:

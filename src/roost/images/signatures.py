@@ -10,6 +10,7 @@ import binascii
 import re
 from pathlib import Path
 
+from roost.common.files import open_regular
 from roost.errors import HostError, SpecError, StorageError, ToolMissing
 from roost.images.tools import run
 
@@ -56,7 +57,8 @@ async def check_signature(path: Path, keyring: Path, work: Path, signature: byte
 def _read_keyring(path: Path) -> bytes:
     """The keys in the binary form, the only one that gpgv takes."""
     try:
-        raw = path.read_bytes()
+        with open_regular(path, follow=True) as file:
+            raw = file.read()
         return b"".join(base64.b64decode(block) for block in _ARMOUR.findall(raw)) or raw
     except (OSError, binascii.Error) as error:
         raise SpecError(f"cannot read the keyring {path}: {error}") from error

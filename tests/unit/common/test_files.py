@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from roost.common.files import exclusive_lock, read_json, write_atomic, write_json
+from roost.common.files import exclusive_lock, open_regular, read_json, write_atomic, write_json
 from roost.errors import ConflictError, StorageError
 
 documents = st.recursive(
@@ -174,3 +174,16 @@ def test_a_lock_lives_as_long_as_a_copy_of_its_descriptor(tmp_path: Path) -> Non
     os.close(copy)
     with exclusive_lock(tmp_path / "lock", holder="me"):
         pass
+
+
+def test_what_is_not_a_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"content")
+    for name in ("pipe", "link", "missing", "."):
+        with pytest.raises(OSError, match=name):
+            open_regular(tmp_path / name)
+    with open_regular(tmp_path / "link", follow=True) as file:
+        assert file.read() == b"content"
+    with pytest.raises(OSError, match="pipe"):
+        open_regular(tmp_path / "pipe", follow=True)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roost.errors import StorageError
-from roost.host.qcow2 import Qcow2Header, backing_chain, parse_header, read_header
+from roost.host.qcow2 import Qcow2Header, backing_chain, holds_nothing, parse_header, read_header
 
 CLUSTER_BITS = 16
 
@@ -110,3 +111,29 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut").write_bytes(header()[:50])
     with pytest.raises(StorageError, match="cut"):
         read_header(tmp_path / "cut")
+
+
+def test_an_image_whose_data_are_in_another_file_is_refused(tmp_path: Path) -> None:
+    data = bytearray(header("/a/base", "qcow2"))
+    data[72:80] = struct.pack(">Q", 1 << 2)
+    with pytest.raises(ValueError, match="external data file"):
+        parse_header(bytes(data))
+    (tmp_path / "disk").write_bytes(data)
+    with pytest.raises(StorageError, match="external data file"):
+        read_header(tmp_path / "disk")
+
+
+def test_a_pipe_in_a_disks_place_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="not a regular file"):
+        read_header(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="not a regular file"):
+        holds_nothing(tmp_path / "pipe")
+    with pytest.raises(StorageError, match="not a regular file"):
+        backing_chain(write(tmp_path / "top", tmp_path / "pipe"))
+
+
+def test_a_link_in_a_disks_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(write(tmp_path / "disk"))
+    with pytest.raises(StorageError, match="link"):
+        read_header(tmp_path / "link")

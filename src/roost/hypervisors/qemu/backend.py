@@ -6,7 +6,6 @@ Callers: the agent, through the registry. It only puts the parts together: what 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal
 
 from roost.common import steps
 from roost.common.clock import timestamp
-from roost.common.files import fsync_path, read_json, write_atomic, write_json
+from roost.common.files import fsync_path, open_regular, read_json, write_atomic, write_json
 from roost.common.paths import Home
 from roost.common.units import MIB
 from roost.errors import BackendError, ConflictError, NotFoundError, RoostError, StateError, Unsupported
@@ -362,7 +361,9 @@ class QemuHypervisor:
         shot = vm.paths.run / "screen.png"
         try:
             await monitor.execute("screendump", {"filename": str(shot), "format": "png"})
-            write_atomic(path, _read_plain(shot, SCREENSHOT_LIMIT), mode=0o600, durable=False)
+            with open_regular(shot) as file:
+                picture = file.read(SCREENSHOT_LIMIT)
+            write_atomic(path, picture, mode=0o600, durable=False)
         finally:
             shot.unlink(missing_ok=True)
 
@@ -375,13 +376,6 @@ class QemuHypervisor:
 
     async def close(self) -> None:
         await self._sessions.close_all()
-
-
-def _read_plain(path: Path, limit_bytes: int) -> bytes:
-    """A regular file's content, links refused, cut at the limit."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        return file.read(limit_bytes)
 
 
 def _snapshot(vm: Vm, name: str) -> dict[str, dict[str, str]]:
