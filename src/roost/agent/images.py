@@ -6,7 +6,7 @@ Callers: `composition`. It must not know VMs; it is told who stands on an image.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from roost.agent.progress import Progress
@@ -14,8 +14,8 @@ from roost.api.images import AddImage, BuildImage, ImageView, PullImage
 from roost.images import ImageStore, Pull, add_image, build_image, pull_image
 from roost.model.image import ImageManifest
 
-Users = Callable[[str], builtins.list[str]]
-"""Names of the VMs that stand on the image with this id."""
+Users = Callable[[], Mapping[str, Sequence[str]]]
+"""Names of those who stand on an image, by its id."""
 
 
 class Images:
@@ -26,25 +26,26 @@ class Images:
         self._users = users
 
     async def list(self) -> builtins.list[ImageView]:
-        names = await self._names()
-        return [self._view(image, names) for image in await self._store.list()]
+        images, names = await self._store.list(), await self._names()
+        users = self._users()
+        return [_view(image, names, users) for image in images]
 
     async def show(self, ref: str, *, verify: bool = False) -> ImageView:
         image = await (self._store.verify(ref) if verify else self._store.resolve(ref))
-        return self._view(image, await self._names())
+        return await self._look(image)
 
     async def delete(self, ref: str) -> None:
-        await self._store.delete(ref, in_use=self._users)
+        await self._store.delete(ref, in_use=lambda image: self._users().get(image, ()))
 
     async def build(self, request: BuildImage, progress: Progress) -> ImageView:
         result = await build_image(self._store, request.recipe, name=request.name, progress=progress)
-        return self._view(result.image, await self._names())
+        return await self._look(result.image)
 
     async def add(self, request: AddImage, progress: Progress) -> ImageView:
         result = await add_image(
             self._store, Path(request.path), name=request.name, format=request.format, progress=progress
         )
-        return self._view(result.image, await self._names())
+        return await self._look(result.image)
 
     async def pull(self, request: PullImage, progress: Progress) -> ImageView:
         order = Pull(
@@ -56,21 +57,25 @@ class Images:
             unverified=request.unverified,
         )
         result = await pull_image(self._store, order, progress=progress)
-        return self._view(result.image, await self._names())
+        return await self._look(result.image)
 
     async def _names(self) -> dict[str, str]:
         """A name for each image that has one, by id; the first in the alphabet when it has several."""
         names = await self._store.names()
         return {image: name for name, image in sorted(names.items(), reverse=True)}
 
-    def _view(self, image: ImageManifest, names: dict[str, str]) -> ImageView:
-        return ImageView(
-            id=image.id,
-            name=names.get(image.id),
-            kind=image.kind,
-            size=image.size,
-            created=image.created,
-            source=f"{image.source.how} {image.source.origin}",
-            verified=image.source.verified != "",
-            users=tuple(self._users(image.id)),
-        )
+    async def _look(self, image: ImageManifest) -> ImageView:
+        return _view(image, await self._names(), self._users())
+
+
+def _view(image: ImageManifest, names: Mapping[str, str], users: Mapping[str, Sequence[str]]) -> ImageView:
+    return ImageView(
+        id=image.id,
+        name=names.get(image.id),
+        kind=image.kind,
+        size=image.size,
+        created=image.created,
+        source=f"{image.source.how} {image.source.origin}",
+        verified=image.source.verified != "",
+        users=tuple(users.get(image.id, ())),
+    )

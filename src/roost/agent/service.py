@@ -7,7 +7,7 @@ operation on that VM is under way, `StateError` when its state does not allow it
 from __future__ import annotations
 
 import builtins
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -110,8 +110,8 @@ class VmService(Protocol):
         """For the host's shutdown: every VM shuts down or sleeps as its spec says, and comes back with the host."""
         ...
 
-    def image_users(self, image_id: str) -> builtins.list[str]:
-        """Names of the VMs whose disks or kernel come from this image."""
+    def image_users(self) -> Mapping[str, Sequence[str]]:
+        """Names of the VMs (and kept disks) that stand on an image, by its id. Reads all kept disks: once for a listing."""
         ...
 
     def events(self) -> AsyncIterator[AgentEvent]:

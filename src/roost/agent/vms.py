@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -275,17 +276,16 @@ class Vms:
     async def drain(self, progress: Progress) -> None:
         await drain(self._node, self._lifecycle, progress)
 
-    def image_users(self, image_id: str) -> builtins.list[str]:
-        return [
-            entry.name
-            for entry in self._node.store.all()
-            if image_id in entry.record.disk_images.values()
-            or (entry.record.image is not None and entry.record.image.id == image_id)
-        ] + [
-            f"the kept disk {disk}"
-            for disk in self._node.home.kept.glob("*/*.qcow2")
-            if _stands_on(disk, image_id)
-        ]
+    def image_users(self) -> Mapping[str, Sequence[str]]:
+        users: dict[str, list[str]] = defaultdict(list)
+        for entry in self._node.store.all():
+            kernel = [entry.record.image.id] if entry.record.image else []
+            for image in {*entry.record.disk_images.values(), *kernel}:
+                users[image].append(entry.name)
+        for disk in sorted(self._node.home.kept.glob("*/*.qcow2")):
+            for image in _images_below(disk):
+                users[image].append(f"the kept disk {disk}")
+        return users
 
     async def events(self) -> AsyncIterator[AgentEvent]:
         with self._node.bus.subscribe() as subscription:
@@ -304,9 +304,9 @@ class Vms:
         return entry
 
 
-def _stands_on(disk: Path, image_id: str) -> bool:
-    """Whether a kept disk needs an image; one that cannot be read needs nothing any more."""
+def _images_below(disk: Path) -> set[str]:
+    """Ids of the images that a kept disk needs (`images/ID/disk.qcow2`); one that cannot be read needs none any more."""
     try:
-        return any(image_id in path.parts for path in backing_chain(disk))
+        return {path.parent.name for path in backing_chain(disk)}
     except (OSError, RoostError):
-        return False
+        return set()

@@ -47,7 +47,7 @@ class FakeImages:
         view = self._images.get(ref)
         if view is None:
             raise NotFoundError(f"there is no image {ref!r}", hint="roost image list shows all")
-        return view.model_copy(update={"users": tuple(self._vms.image_users(ref))})
+        return view.model_copy(update={"users": tuple(self._vms.image_users().get(ref, ()))})
 
     async def delete(self, ref: str) -> None:
         users = (await self.show(ref)).users

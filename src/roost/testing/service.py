@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import builtins
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,8 +255,9 @@ class FakeVms:
                 raise StateError(f"{vm.name} is {vm.state}", actual=vm.state, required=condition) from error
         return _view(vm)
 
-    def image_users(self, image_id: str) -> builtins.list[str]:
-        return [vm.name for vm in self.vms.values() if vm.spec.image == image_id]
+    def image_users(self) -> Mapping[str, Sequence[str]]:
+        images = {vm.spec.image for vm in self.vms.values() if vm.spec.image}
+        return {image: [vm.name for vm in self.vms.values() if vm.spec.image == image] for image in images}
 
     def events(self) -> AsyncIterator[AgentEvent]:
         return self._bus.subscribe()
