@@ -9,8 +9,7 @@ from scripts.reference.api import api_page, openapi_text
 from scripts.reference.commands import commands_page
 from scripts.reference.errors import errors_page
 from scripts.reference.metrics import metrics_page
-from scripts.reference.schema import schema_text
-from scripts.reference.spec import spec_page
+from scripts.reference.spec import schema_text, spec_page
 
 PAGES = {
     "spec.md": spec_page,

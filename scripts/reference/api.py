@@ -9,8 +9,8 @@ import json
 from collections.abc import Iterator
 
 from roost.agent.http.openapi import openapi_document
+from roost.model.schema import vm_schema
 from scripts.reference.markdown import Json, code, joined, page, table, type_text
-from scripts.reference.schema import vm_schema
 
 _INTRO = """
 [openapi.json](openapi.json) is the same for programs; a running agent has it at `/v1/openapi.json`. To try it:

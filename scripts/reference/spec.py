@@ -1,4 +1,4 @@
-"""The page of the VM spec: every key with its type, default, meaning, and what changing it does.
+"""The page of the VM spec and its JSON Schema: every key with its type, default, meaning, and what changing it does.
 
 Callers: `PAGES`. The effects are found out by asking `roost.agent.changes`, not written down a second time.
 """
@@ -6,16 +6,15 @@ Callers: `PAGES`. The effects are found out by asking `roost.agent.changes`, not
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
 from roost.agent.changes import diff
+from roost.model.schema import vm_schema
 from roost.model.spec import DiskSpec, NicSpec, VmSpec
-from scripts.reference.markdown import Json, code, joined, page, table, type_text
-from scripts.reference.schema import vm_schema
+from scripts.reference.markdown import Json, code, page, table, type_text
 
 _INTRO = """
 A spec is a YAML or JSON mapping. Only `name` is required. An unknown key is an error, and so are YAML aliases.
@@ -53,6 +52,10 @@ _SECTIONS = {
 """Model to the key whose values it describes and what one value is called, in the order of the page."""
 
 
+def schema_text() -> str:
+    return json.dumps(vm_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
 def spec_page() -> str:
     schema = vm_schema()
     parts = [_INTRO, "## Keys", _top_table(schema)]
@@ -60,7 +63,7 @@ def spec_page() -> str:
     if unknown:
         raise LookupError(f"scripts/reference/spec.py has no section for {', '.join(sorted(unknown))}")
     for model, (key, _) in _SECTIONS.items():
-        parts += [f"## {key}", joined(schema["$defs"][model]["description"])]
+        parts += [f"## {key}", schema["$defs"][model]["description"]]
         parts += [_notes(key), _part_table(schema["$defs"][model], model)]
     return page("The VM spec", *parts)
 
@@ -75,16 +78,8 @@ def _top_table(schema: Json) -> str:
     for key, node in schema["properties"].items():
         effect = f"see [{key}](#{key})" if key in ("disks", "nics") else _effect(key)
         default = _default(VmSpec.model_fields[key])
-        rows.append((f"`{key}`", type_text(node, _link), default, effect, _meaning(node, schema)))
+        rows.append((f"`{key}`", type_text(node, _link), default, effect, node["description"]))
     return table(("Key", "Type", "Default", "On change", "Meaning"), rows)
-
-
-def _meaning(node: Json, schema: Json) -> str:
-    """The key's own words, or else the first sentence about the model of its values."""
-    if "description" in node:
-        return joined(node["description"])
-    refs = re.findall(r"#/\$defs/(\w+)", json.dumps(node))
-    return joined(schema["$defs"][refs[0]]["description"]).split(". ")[0].rstrip(".") + "." if refs else ""
 
 
 def _part_table(part: Json, model: str) -> str:
@@ -92,7 +87,7 @@ def _part_table(part: Json, model: str) -> str:
     rows = []
     for key, node in part["properties"].items():
         default = "required" if key in required else _json_default(node)
-        row = [f"`{key}`", type_text(node, _link), default, joined(node.get("description", ""))]
+        row = [f"`{key}`", type_text(node, _link), default, node["description"]]
         if model == "DiskSpec":
             row.insert(3, _disk_effect(key))
         rows.append(row)

@@ -81,8 +81,11 @@ class Forward(Model):
     host: str = "127.0.0.1"
     """Address of the host to listen on; 0.0.0.0 listens on all."""
     host_port: Annotated[Count, Field(ge=1, le=65535)]
+    """Port of the host that is listened on."""
     guest_port: Annotated[Count, Field(ge=1, le=65535)]
+    """Port of the guest that it leads to."""
     protocol: Literal["tcp", "udp"] = "tcp"
+    """`tcp` or `udp`; one forward is for one of them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -118,12 +121,15 @@ class DiskSpec(Model):
     size: Annotated[Size, Field(ge=MIB, le=64 * TIB)] | None = None
     """Size seen by the guest. With an image: at least the image's size, which is also the default."""
     format: Literal["qcow2", "raw"] = "qcow2"
+    """Of the file. With `path` it must be the one that the file has; a disk from an image is always `qcow2`."""
     bus: DiskBus = "virtio"
+    """What the guest finds it on. `virtio` is the fastest; the others are for guests that have no driver for it."""
     cache: Literal["none", "writeback", "writethrough", "directsync", "unsafe"] = "writeback"
     """Host page cache mode, with QEMU's meanings. `unsafe` loses data when the host crashes."""
     persistent: bool = True
     """False: every start begins with what the image or the empty disk had."""
     read_only: bool = False
+    """The guest cannot write to it; several VMs may then share one `path`."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -162,6 +168,7 @@ class NicSpec(Model):
     forwards: tuple[Forward, ...] = ()
     """Ports of the host that reach this guest; only on the user-mode network."""
     model: NicModel = "virtio"
+    """The card that the guest sees. `virtio` is the fastest; the others are for guests that have no driver for it."""
     mac: MacAddress | None = None
     """None gives the NIC one that is its own: the same whenever a VM of this name is made here, and nobody else's."""
     ip: str | None = None
@@ -229,6 +236,7 @@ class DriveSpec(Model):
     """
 
     kind: Literal["data", "config", "secrets"]
+    """What it is for; a VM has at most one of each."""
     size: Annotated[Size, Field(ge=8 * MIB, le=64 * TIB)] | None = None
     """Only for `data`."""
     files: dict[str, str] = Field(default_factory=dict)
@@ -273,6 +281,7 @@ class VmSpec(Model):
     name: Name
     """Unique on its host."""
     description: Text = ""
+    """One line for people."""
     labels: dict[LabelKey, Text] = Field(default_factory=dict)
     """For people and selectors; Roost gives them no meaning."""
     hypervisor: HypervisorName = "auto"
@@ -280,6 +289,7 @@ class VmSpec(Model):
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     """`auto` is KVM when a guest was seen to run under it on this host, else software emulation (TCG)."""
     cpus: Annotated[Count, Field(ge=1, le=512)] = 1
+    """vCPUs that the guest sees."""
     cpu: Text | None = None
     """CPU model as the hypervisor names it. None picks a named model once, when the VM is created."""
     memory: MemorySpec = MemorySpec(size=512 * MIB)
@@ -293,19 +303,25 @@ class VmSpec(Model):
     firmware: Firmware | None = None
     """None: `direct` with a kernel, else `bios`."""
     kernel: HostPath | None = None
+    """A Linux kernel of the host that is booted directly, without firmware and boot loader, in place of an `image`."""
     initrd: HostPath | None = None
+    """The initial RAM disk that is handed to `kernel`."""
     cmdline: Text | None = None
     """Kernel command line; for a kernel image it replaces the image's own."""
     tpm: bool = False
     """A TPM 2.0 of its own, whose state is kept with the VM."""
     disks: tuple[DiskSpec, ...] = ()
+    """More disks than the one that is made from `image`."""
     cdroms: tuple[CdromSpec, ...] = ()
+    """CD drives, with an ISO file in them or empty."""
     nics: tuple[NicSpec, ...] = (NicSpec(),)
     """One NIC on the user-mode network when left out; `[]` is none."""
     console: ConsoleSpec = ConsoleSpec()
+    """How people look at the VM: serial line and display."""
     guest_agent: bool = True
     """A channel for the QEMU guest agent; what needs it (exec, cp, clock) says so when the guest runs none."""
     cloud_init: CloudInitSpec | None = None
+    """Your own data for cloud-init in the guest, beside what `user`, `ssh_keys`, `password` and the NICs lead to."""
     user: Login | None = None
     """First login, made by cloud-init; None is the image's default user."""
     ssh_keys: tuple[Text, ...] = ()
@@ -314,10 +330,13 @@ class VmSpec(Model):
     """One-time password of the first login, to be changed there; kept only as a hash. `random` makes one and shows it
     once."""
     drives: tuple[DriveSpec, ...] = ()
+    """Drives with a fixed purpose, found in the guest by their labels."""
     devices: tuple[DeviceSpec, ...] = ()
+    """Devices of the host, handed to the guest. A VM that has one cannot sleep, be cloned or keep memory in a snapshot."""
     shutdown_timeout: Annotated[Seconds, Field(gt=0, le=86400)] = 60.0
     """How long the guest has to power down before it is forced."""
     on_host_shutdown: Literal["shutdown", "sleep"] = "shutdown"
+    """What is done with it when the host goes down: the guest powers off, or the VM sleeps and wakes with the host."""
     autostart: bool = False
     """Start (or wake) it when the host has booted."""
     start_order: Annotated[Count, Field(ge=0, le=9999)] = 100

@@ -15,8 +15,8 @@ from hypothesis import given
 from roost.errors import InvalidSpec
 from roost.model.documents import parse_spec
 from roost.model.markup import load
+from roost.model.schema import vm_schema
 from roost.model.spec import VmSpec
-from scripts.reference.schema import vm_schema
 from tests.unit.plans import plan_of
 from tests.unit.vms import spec_documents, vm_of
 

@@ -14,6 +14,7 @@ from roost.agent.progress import Progress, ignore
 from roost.api.types import ApplyResult, ApplySpec, SpecDocument
 from roost.model.documents import parse_spec
 from roost.model.plan import Plan
+from roost.model.schema import vm_schema
 from roost.model.spec import VmSpec
 
 router = make_router("/v1", "specs")
@@ -45,8 +46,8 @@ async def spec_validate(request: SpecDocument) -> VmSpec:
 
 @router.get("/schema/vm", responses=error_responses())
 async def spec_schema() -> dict[str, Any]:
-    """The JSON Schema of a VM spec."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **VmSpec.model_json_schema()}
+    """The JSON Schema of a VM spec: every key, with what it means."""
+    return vm_schema()
 
 
 @router.post("/plans", responses=error_responses("not_found"))

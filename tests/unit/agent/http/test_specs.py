@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import httpx
 import jsonschema
 
 from roost.model.spec import VmSpec
+from scripts.gen_docs import REFERENCE
 from tests.unit.agent.http.conftest import Api, error_of, until
 
 WEB = {"document": "name: web\nkernel: vmlinuz\n", "base": "/boot"}
@@ -53,7 +55,20 @@ async def test_plan_has_a_verdict_for_each_hypervisor(api: Api) -> None:
 async def test_the_schema_accepts_what_the_api_accepts(api: Api) -> None:
     schema = await api.get("/v1/schema/vm")
     jsonschema.Draft202012Validator.check_schema(schema)
-    jsonschema.validate({"name": "web", "cpus": 2, "disk_size": "2GiB", "image": "debian"}, schema)
+    long = {"name": "web", "cpus": 2, "disk_size": "2GiB", "image": "debian"}
+    short = {
+        "name": "web",
+        "memory": "1GiB",
+        "nics": ["user", {"forwards": ["8080:80"]}],
+        "cdroms": ["a.iso"],
+    }
+    for spec in (long, short):
+        jsonschema.validate(spec, schema)
+        await api.post("/v1/specs/validate", {"document": json.dumps(spec), "base": "/"})
+
+
+async def test_the_schema_is_the_one_of_the_reference(api: Api) -> None:
+    assert await api.get("/v1/schema/vm") == json.loads((REFERENCE / "vm.schema.json").read_text())
 
 
 async def test_apply_makes_a_vm_and_then_changes_it(api: Api) -> None:
