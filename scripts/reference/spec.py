@@ -18,6 +18,7 @@ from scripts.reference.markdown import Json, code, page, table, type_text
 
 _INTRO = """
 A spec is a YAML or JSON mapping. Only `name` is required. An unknown key is an error, and so are YAML aliases.
+A document has at most 1 MiB and 10,000 keys and values.
 [Writing a VM](../guides/spec.md) introduces the keys by task; this page lists them all.
 
 * A **size** is a number with a unit: `512MiB`, `2GiB`, `2G`. All units are binary: `2GB` is 2 GiB, too. Without a unit it

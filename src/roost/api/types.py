@@ -17,8 +17,8 @@ from roost.model.vm import Address, SleepReport, Transition, VmState, WakeReport
 class SpecDocument(Model):
     """A spec as its author wrote it, so that problems can be shown with their lines."""
 
-    document: Annotated[str, Field(max_length=1 << 20)]
-    """YAML or JSON text."""
+    document: str
+    """YAML or JSON text, of at most 1 MiB, 10,000 keys and values, and 32 levels."""
     source: str = "spec"
     """How messages name it, such as the file's name."""
     base: str | None = None

@@ -68,9 +68,9 @@ def describe(
             nouns, _ = wrong_types.setdefault(location, ([], details["input"]))
             nouns += [] if noun in nouns else [noun]
     places = {place for place, *_ in problems} | set(wrong_types)
+    above = {place[:length] for place in places for length in range(len(place))}
     for location, (nouns, value) in wrong_types.items():
-        # Of a union's branches, the one that got further says what is wrong.
-        if not any(len(place) > len(location) and place[: len(location)] == location for place in places):
+        if location not in above:  # of a union's branches, the one that got further says what is wrong
             sentence = f"{' or '.join(nouns)} is expected, not {_shown(value)}"
             problems.append((location, sentence, _advice(model, location, nouns, value)))
     return [

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from roost.errors import InvalidSpec
-from roost.model.markup import MAX_DEPTH, MAX_DOCUMENT_BYTES, load
+from roost.model.documents import parse_spec
+from roost.model.markup import MAX_DEPTH, MAX_DOCUMENT_BYTES, MAX_VALUES, load
+from roost.model.problems import MAX_PROBLEMS
 
 
 def data(text: str) -> Any:
@@ -132,6 +134,20 @@ def test_size_is_limited() -> None:
     assert refusal("a: " + "é" * (MAX_DOCUMENT_BYTES // 2)) == (
         None,
         "spec: the document is larger than 1 MiB",
+    )
+
+
+@pytest.mark.parametrize("text", ["a:\n" + "- \n" * MAX_VALUES, "a: {" + "b," * MAX_VALUES + "}"])
+def test_the_number_of_values_is_limited(text: str) -> None:
+    assert refusal(text)[1] == "spec: the document has more than 10000 keys and values"
+
+
+def test_as_many_wrong_values_as_fit_are_told_in_their_places() -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        parse_spec("name: web\nssh_keys:\n" + "- \n" * (MAX_VALUES - 5))
+    assert refused.value.problems[0].key == "ssh_keys[0]"
+    assert (
+        refused.value.problems[-1].message == f"and {MAX_VALUES - 5 - MAX_PROBLEMS} more problems like these"
     )
 
 

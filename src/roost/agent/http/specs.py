@@ -23,7 +23,7 @@ _APPLY_ERRORS = error_responses("conflict", "wrong_state", "unsupported", "no_ca
 
 
 async def parse(request: SpecDocument) -> VmSpec:
-    """The spec in a request. In a thread, for a document of 1 MiB takes seconds to read.
+    """The spec in a request. In a thread, for the largest take a second to read.
 
     Raises:
         InvalidSpec: with all problems and their lines.

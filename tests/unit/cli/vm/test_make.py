@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,17 @@ def test_create_refuses_what_is_no_text(roost: Roost, tmp_path: Path) -> None:
 
     assert outcome.status == 2
     assert "is not UTF-8 text" in outcome.err
+
+
+def test_a_disk_given_as_a_spec_is_not_read_to_its_end(roost: Roost, tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.touch()
+    os.truncate(disk, 1 << 40)
+
+    outcome = roost("vm", "create", str(disk))
+
+    assert outcome.status == 2
+    assert f"{disk} is larger than 1 MiB" in outcome.err
 
 
 def test_create_from_words_sends_only_what_was_said(stub: StubAgent, roost: Roost) -> None:
