@@ -48,7 +48,7 @@ def run_agent(home: Home, build: Build, *, log_level: str = "info") -> None:
         ConflictError: another agent serves this home.
         HostError: the home cannot be used.
     """
-    configure_logging(log_level)
+    configure_logging(log_level, file=home.agent_log)
     home.check()
     hint = "stop it first, or set ROOST_HOME to a directory of its own for this one"
     with ExitStack() as held:

@@ -84,7 +84,7 @@ def start_agent(app: App, note: Note) -> str:
             )
         note.agent = {"unit": UNIT}
         return f"started by systemd ({UNIT})"
-    log = app.home.state / "agent.log"
+    log = app.home.agent_log
     process = _launch(app.home, log)
     _until(lambda: process.poll() is not None or answering(app), START_TIMEOUT_S)
     version = answering(app)
@@ -111,7 +111,7 @@ def stop_agent(app: App, note: Note) -> bool:
     else:
         return False
     if not _until(lambda: _is_free(app.home), STOP_TIMEOUT_S):
-        raise HostError("the agent does not end", hint=f"see {app.home.state / 'agent.log'}")
+        raise HostError("the agent does not end", hint=f"see {app.home.agent_log}")
     return True
 
 

@@ -46,6 +46,11 @@ class Home:
         return self.state / "agent.lock"
 
     @property
+    def agent_log(self) -> Path:
+        """What an agent writes that `roost up` started: the last 4 to 8 MiB, the older half in `agent.log.1`."""
+        return self.state / "agent.log"
+
+    @property
     def images(self) -> Path:
         return self.state / "images"
 
