@@ -17,6 +17,9 @@ The agent answers `GET /metrics` on its socket, in Prometheus's text format:
 curl --silent --unix-socket /run/roost/agent.sock http://localhost/metrics
 ```
 
+With `roost agent serve --metrics-listen 127.0.0.1:9680`, or `ROOST_METRICS_LISTEN` in its environment, the same is served
+over TCP: [Monitoring](../guides/monitoring.md).
+
 Series with the label `vm` are there for each VM that exists at that moment. Beside these there are the usual
 `process_…` series of the agent's own process.
 """

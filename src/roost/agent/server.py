@@ -17,10 +17,13 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from roost.agent.http.app import create_app
+from roost.agent.http.scrape import metrics_app
 from roost.agent.http.services import Services
 from roost.common.files import exclusive_lock
 from roost.common.log import configure_logging, get_logger
@@ -34,6 +37,8 @@ _OPERATIONS_GRACE_S = 2.0
 """A sleep or a wake takes a tenth of that: better ended than taken back."""
 _OPERATIONS_STOP_S = 5.0
 _REQUESTS_STOP_S = 3
+_MOST_SCRAPERS = 64
+"""Connections over TCP, so that strangers cannot use up the agent's descriptors."""
 
 Build = Callable[[Home], AbstractAsyncContextManager[Services]]
 """Makes the services of a home, started; leaving the context closes them."""
@@ -41,12 +46,17 @@ Build = Callable[[Home], AbstractAsyncContextManager[Services]]
 _log = get_logger(__name__)
 
 
-def run_agent(home: Home, build: Build, *, log_level: str = "info") -> None:
+def run_agent(
+    home: Home, build: Build, *, log_level: str = "info", metrics: tuple[str, int] | None = None
+) -> None:
     """Serve `home` until SIGTERM or SIGINT; a second signal ends the process at once.
+
+    Args:
+        metrics: host and TCP port at which `/metrics`, and nothing else, is served to everybody who gets there.
 
     Raises:
         ConflictError: another agent serves this home.
-        HostError: the home cannot be used.
+        HostError: the home, or the place for metrics, cannot be used.
     """
     configure_logging(log_level, file=home.agent_log)
     home.check()
@@ -60,7 +70,8 @@ def run_agent(home: Home, build: Build, *, log_level: str = "info") -> None:
                 f"cannot use {error.filename}: {error.strerror}",
                 hint="choose another directory with ROOST_HOME",
             ) from error
-        asyncio.run(_serve_until_signal(home, build))
+        listener = held.enter_context(metrics_socket(*metrics)) if metrics else None
+        asyncio.run(_serve_until_signal(home, build, listener))
 
 
 def make_directories(home: Home) -> None:
@@ -100,8 +111,30 @@ def listening_socket(path: Path) -> Iterator[socket.socket]:
             path.unlink(missing_ok=True)
 
 
-async def serve(home: Home, services: Services, stop: asyncio.Event) -> None:
-    """Answer requests until `stop` is set, then end what is open in bounded time."""
+def metrics_socket(host: str, port: int) -> socket.socket:
+    """A listening TCP socket.
+
+    Raises:
+        HostError: there is no such host, or somebody else listens there.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family)
+    except OSError as error:
+        raise HostError(
+            f"cannot serve metrics at {host}:{port}: {error.strerror}",
+            hint="choose another place with --metrics-listen or ROOST_METRICS_LISTEN",
+        ) from error
+
+
+async def serve(
+    home: Home, services: Services, stop: asyncio.Event, metrics: socket.socket | None = None
+) -> None:
+    """Answer requests until `stop` is set, then end what is open in bounded time.
+
+    Args:
+        metrics: a listening socket on which only `/metrics` is served.
+    """
 
     async def until_stopped() -> None:
         notify("READY=1")
@@ -112,22 +145,30 @@ async def serve(home: Home, services: Services, stop: asyncio.Event) -> None:
         services.events.close()
         await services.operations.close(grace_s=_OPERATIONS_GRACE_S, timeout_s=_OPERATIONS_STOP_S)
 
-    config = uvicorn.Config(
-        create_app(services),
-        loop="none",
-        http="h11",
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        date_header=False,
-        timeout_graceful_shutdown=_REQUESTS_STOP_S,
-    )
+    async def scraped() -> None:
+        if metrics is not None:
+            config = _config(metrics_app(services.metrics), limit_concurrency=_MOST_SCRAPERS)
+            await _Server(config, stop.wait).serve(sockets=[metrics])
+
+    config = _config(create_app(services), ws="websockets-sansio", ws_per_message_deflate=False)
     with listening_socket(home.agent_socket) as listener:
-        await _Server(config, until_stopped).serve(sockets=[listener])
+        await asyncio.gather(_Server(config, until_stopped).serve(sockets=[listener]), scraped())
+
+
+def _config(app: ASGIApp, **options: Any) -> uvicorn.Config:
+    defaults: dict[str, Any] = {
+        "loop": "none",
+        "http": "h11",
+        "ws": "none",
+        "lifespan": "off",
+        "log_config": None,
+        "access_log": False,
+        "proxy_headers": False,
+        "server_header": False,
+        "date_header": False,
+        "timeout_graceful_shutdown": _REQUESTS_STOP_S,
+    }
+    return uvicorn.Config(app, **defaults | options)
 
 
 def notify(message: str) -> None:
@@ -142,7 +183,7 @@ def notify(message: str) -> None:
             _log.warning("systemd cannot be told", message=message, error=str(error))
 
 
-async def _serve_until_signal(home: Home, build: Build) -> None:
+async def _serve_until_signal(home: Home, build: Build, metrics: socket.socket | None) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -155,14 +196,14 @@ async def _serve_until_signal(home: Home, build: Build) -> None:
     loop.add_signal_handler(signal.SIGTERM, begin_to_stop)
     loop.add_signal_handler(signal.SIGINT, begin_to_stop)
     async with build(home) as services:
-        await serve(home, services, stop)
+        await serve(home, services, stop, metrics)
     _log.info("agent stopped")
 
 
 class _Server(uvicorn.Server):
     """Uvicorn without the ten wake-ups a second of its main loop, and without its signal handlers."""
 
-    def __init__(self, config: uvicorn.Config, until_stopped: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, config: uvicorn.Config, until_stopped: Callable[[], Awaitable[object]]) -> None:
         super().__init__(config)
         self._until_stopped = until_stopped
 

@@ -117,6 +117,43 @@ def test_a_signal_ends_it_promptly_and_streams_properly(
     assert not home.agent_socket.exists()
 
 
+_WITH_METRICS = """
+from roost.agent import server
+from roost.common.paths import default_home
+from roost.testing.agent import fake_services
+server.run_agent(default_home(), fake_services, metrics=("127.0.0.1", %d))
+"""
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def test_only_metrics_are_served_over_tcp(start: Start, port: int) -> None:
+    daemon = start(_WITH_METRICS % port)
+    answers = {}
+    for method, path in [("GET", "/metrics"), ("GET", "/v1/version"), ("POST", "/metrics"), ("GET", "/")]:
+        with closing(HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            answers[method, path] = answer.status
+            body = answer.read()
+        if answer.status == 200:
+            assert b"\nroost_vms" in body
+            assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert list(answers.values()) == [200, 404, 405, 404]
+    assert daemon.end() == 0
+
+
+def test_a_port_that_is_taken_is_refused(start: Start, port: int) -> None:
+    with socket.create_server(("127.0.0.1", port)):
+        daemon = start(_WITH_METRICS % port, ready=False)
+        assert daemon.process.wait(timeout=30) != 0
+        assert f"cannot serve metrics at 127.0.0.1:{port}: Address already in use" in daemon.stderr.read()
+
+
 def test_what_hangs_is_ended_by_the_alarm_clock(start: Start) -> None:
     daemon = start(
         "import contextlib, time\n"
