@@ -137,8 +137,9 @@ class Stream:
     def __init__(self, response: HTTPResponse, socket_path: Path) -> None:
         self._response = response
         self._socket_path = socket_path
-        self.length = response.length
-        """Bytes, or None when the agent did not say."""
+        size = response.headers.get("X-Roost-Size", "")
+        self.length = int(size) if size.isdecimal() else response.length
+        """Bytes that are to be expected, or None when the agent did not say."""
 
     def chunks(self) -> Iterator[bytes]:
         """Pieces as soon as they arrive."""

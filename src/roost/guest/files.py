@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callab
 from contextlib import aclosing, asynccontextmanager, suppress
 
 from roost.common.units import KIB, MIB, human_size
-from roost.errors import BackendError, ProtocolError, StorageError
+from roost.errors import BackendError, CommandRejected, ProtocolError, StorageError
 from roost.guest.channel import Channel
 from roost.guest.cleanup import even_if_cancelled
-from roost.guest.replies import parse_anything, parse_integer, parse_written, piece_parser
+from roost.guest.replies import parse_anything, parse_integer, parse_position, parse_written, piece_parser
 from roost.guest.types import GuestTimeouts
 
 PIECE = 256 * KIB
@@ -33,24 +33,31 @@ class GuestFiles:
 
     @asynccontextmanager
     async def reading(
-        self, path: str, *, limit_bytes: int | None = None, progress: Progress | None = None
+        self,
+        path: str,
+        *,
+        limit_bytes: int | None = None,
+        progress: Progress | None = None,
+        sized: Callable[[int | None], None] | None = None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The contents of a file, as pieces: `async with files.reading(path) as pieces: async for piece in pieces: …`.
 
         Args:
             path: absolute, as the guest writes it.
             limit_bytes: a guest can send without end; None leaves it to the caller to stop.
+            sized: called with the bytes in the file before the first piece, None where it has no size (a pipe, /proc).
+                The file may grow or shrink while it is read.
 
         Raises:
             StorageError: from the pieces: the file is larger than the limit.
             CommandRejected: there is no such file, or the agent may not read it.
             BackendError: as `Channel.request`.
         """
-        async with (
-            self._opened(path, "rb") as handle,
-            aclosing(self._pieces(handle, path, limit_bytes, progress)) as pieces,
-        ):
-            yield pieces
+        async with self._opened(path, "rb") as handle:
+            if sized:
+                sized(await self._size(handle))
+            async with aclosing(self._pieces(handle, path, limit_bytes, progress)) as pieces:
+                yield pieces
 
     async def read(self, path: str, *, limit_bytes: int = 16 * MIB) -> bytes:
         """All of a small file. The errors are those of `reading`."""
@@ -109,6 +116,21 @@ class GuestFiles:
                 changes=True,
             )
         return written
+
+    async def _size(self, handle: int) -> int | None:
+        """Bytes of an open file, which is at its beginning again."""
+        try:
+            size = await self._seek(handle, "end")
+        except CommandRejected:
+            return None
+        await self._seek(handle, "set")
+        return size if size > 0 else None  # what the kernel makes up, in /proc for example, has a size of 0
+
+    async def _seek(self, handle: int, whence: str) -> int:
+        arguments = {"handle": handle, "offset": 0, "whence": whence}
+        return await self._channel.request(
+            "guest-file-seek", parse_position, arguments, timeout_s=self._timeouts.command_s
+        )
 
     async def _pieces(
         self, handle: int, path: str, limit_bytes: int | None, progress: Progress | None

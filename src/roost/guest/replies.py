@@ -180,6 +180,11 @@ def parse_written(value: object) -> int:
     return _record(value).integer("count")
 
 
+def parse_position(value: object) -> int:
+    """Of guest-file-seek."""
+    return _record(value).integer("position")
+
+
 def parse_freeze_status(value: object) -> FreezeStatus:
     """Of guest-fsfreeze-status."""
     if value == "frozen":

@@ -96,6 +96,12 @@ class FakeGuest:
         self._handles[arguments["handle"]] = (path, offset + len(piece))
         return {"count": len(piece), "buf-b64": piece, "eof": offset + len(piece) == len(self.files[path])}
 
+    def _file_seek(self, arguments: dict[str, Any]) -> Any:
+        path, _offset = self._handles[arguments["handle"]]
+        position = len(self.files[path]) if arguments["whence"] == "end" else 0
+        self._handles[arguments["handle"]] = (path, position)
+        return {"position": position, "eof": False}
+
     def _file_write(self, arguments: dict[str, Any]) -> Any:
         path, _offset = self._handles[arguments["handle"]]
         self.files[path] += arguments["buf-b64"]

@@ -141,6 +141,19 @@ async def test_file_goes_there_and_comes_back(guest: GuestAgent, tmp_path: Path)
     assert await guest.files.read(str(path)) == b""
 
 
+@pytest.mark.parametrize(("path", "size"), [("file", 300_001), ("/proc/uptime", None), ("/dev/null", None)])
+async def test_a_file_says_its_size_before_it_is_read(
+    guest: GuestAgent, tmp_path: Path, path: str, size: int | None
+) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(300_001))
+    sizes: list[int | None] = []
+    async with guest.files.reading(str(tmp_path / path), sized=sizes.append) as pieces:
+        data = b"".join([piece async for piece in pieces])
+    assert sizes == [size]
+    assert size in (None, len(data))
+    assert (path == "/dev/null") == (data == b"")
+
+
 async def test_full_disk_is_reported(guest: GuestAgent) -> None:
     with pytest.raises(CommandRejected, match="No space left"):
         await guest.files.write("/dev/full", b"x")

@@ -91,6 +91,19 @@ def test_a_read_that_is_cut_off_can_be_tried_again(stub: StubAgent, agent: Agent
         agent.version()
 
 
+@pytest.mark.parametrize(
+    ("headers", "length"), [({"X-Roost-Size": "10"}, 10), ({}, None), ({"X-Roost-Size": "-1"}, None)]
+)
+def test_a_stream_knows_the_size_of_what_it_brings(
+    stub: StubAgent, agent: Agent, headers: dict[str, str], length: int | None
+) -> None:
+    stub.on("GET", "/v1/vms/web/files", Answer([b"hello", b"world"], headers=headers))
+
+    with agent.guest.read_file("web", "/greeting") as stream:
+        assert stream.length == length
+        assert b"".join(stream.chunks()) == b"helloworld"
+
+
 def test_a_change_that_is_cut_off_may_have_been_done(stub: StubAgent, agent: Agent) -> None:
     stub.on("POST", "/v1/vms/web/start", Answer(None))
 

@@ -57,6 +57,35 @@ async def test_file_is_read_in_pieces(disk: Peer, guest: GuestAgent) -> None:
     assert_closed_once(disk)
 
 
+async def test_the_size_comes_before_the_pieces(disk: Peer, guest: GuestAgent) -> None:
+    disk.on("guest-file-seek", {"position": 7, "eof": False}, {"position": 0, "eof": False})
+    disk.on("guest-file-read", piece(b"content", eof=True))
+    sizes: list[int | None] = []
+
+    async with guest.files.reading("/etc/motd", sized=sizes.append) as pieces:
+        assert sizes == [7]
+        assert [data async for data in pieces] == [b"content"]
+
+    seeks = [arguments for command, arguments in disk.asked if command == "guest-file-seek"]
+    assert seeks == [{"handle": HANDLE, "offset": 0, "whence": whence} for whence in ("end", "set")]
+    assert_closed_once(disk)
+
+
+@pytest.mark.parametrize(
+    "answers", [[Refusal("Illegal seek")], [{"position": 0, "eof": False}, {"position": 0, "eof": False}]]
+)
+async def test_what_has_no_size_is_read_all_the_same(
+    disk: Peer, guest: GuestAgent, answers: list[Any]
+) -> None:
+    disk.on("guest-file-seek", *answers)
+    disk.on("guest-file-read", piece(b"content", eof=True))
+    sizes: list[int | None] = []
+
+    async with guest.files.reading("/proc/uptime", sized=sizes.append) as pieces:
+        assert [data async for data in pieces] == [b"content"]
+    assert sizes == [None]
+
+
 async def test_small_file_is_read_whole(disk: Peer, guest: GuestAgent) -> None:
     disk.on("guest-file-read", piece(b"he"), piece(b"llo", eof=True))
 

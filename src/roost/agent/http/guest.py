@@ -65,10 +65,18 @@ async def guest_exec(vm: VmName, request: ExecRequest, agent: Agent) -> ExecResu
     )
 
 
-async def _file_pieces(vm: VmName, path: GuestPath, agent: Agent) -> AsyncIterator[AsyncIterator[bytes]]:
+_OpenFile = tuple[AsyncIterator[bytes], int | None]
+"""The pieces of a guest's file, and its size."""
+
+
+async def _open_file(vm: VmName, path: GuestPath, agent: Agent) -> AsyncIterator[_OpenFile]:
     """The file is open before the answer begins, so that what is wrong with it has its own status."""
-    async with agent.vms.guest(vm) as guest, guest.files.reading(path) as pieces:
-        yield pieces
+    sizes: list[int | None] = []
+    async with (
+        agent.vms.guest(vm) as guest,
+        guest.files.reading(path, sized=sizes.append) as pieces,
+    ):
+        yield pieces, sizes[0]
 
 
 @router.get(
@@ -76,11 +84,14 @@ async def _file_pieces(vm: VmName, path: GuestPath, agent: Agent) -> AsyncIterat
     response_class=StreamingResponse,
     responses={**_content("application/octet-stream"), **_GUEST_ERRORS},
 )
-async def guest_read_file(
-    pieces: Annotated[AsyncIterator[bytes], Depends(_file_pieces)],
-) -> StreamingResponse:
-    """Read a file of the guest. A stream that is cut off has failed."""
-    return StreamingResponse(pieces, media_type="application/octet-stream")
+async def guest_read_file(file: Annotated[_OpenFile, Depends(_open_file)]) -> StreamingResponse:
+    """Read a file of the guest. A stream that is cut off has failed.
+
+    `X-Roost-Size` has the bytes in the file, where it has a size; it may change while it is read.
+    """
+    pieces, size = file
+    headers = {} if size is None else {"X-Roost-Size": str(size)}
+    return StreamingResponse(pieces, media_type="application/octet-stream", headers=headers)
 
 
 @router.put(

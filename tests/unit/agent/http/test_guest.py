@@ -66,6 +66,7 @@ async def test_files_stream_in_and_out(api: Api) -> None:
     assert vm.guest.files["/root/data"] == data
     read = await api.http.get("/v1/vms/web/files", params={"path": "/root/data"})
     assert read.content == data
+    assert read.headers["x-roost-size"] == str(len(data))
 
 
 async def test_a_file_with_a_mode_is_made_before_anything_is_in_it(api: Api) -> None:
