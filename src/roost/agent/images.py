@@ -11,7 +11,7 @@ from pathlib import Path
 
 from roost.agent.progress import Progress
 from roost.api.images import AddImage, BuildImage, ImageView, PullImage
-from roost.images import ImageStore, Pull, add_image, build_image, pull_image
+from roost.images import ImageStore, Mirror, Pull, add_image, build_image, pull_image
 from roost.model.image import ImageManifest
 
 Users = Callable[[], Mapping[str, Sequence[str]]]
@@ -38,7 +38,10 @@ class Images:
         await self._store.delete(ref, in_use=lambda image: self._users().get(image, ()))
 
     async def build(self, request: BuildImage, progress: Progress) -> ImageView:
-        result = await build_image(self._store, request.recipe, name=request.name, progress=progress)
+        mirror = Mirror(request.mirror, request.suite) if request.mirror and request.suite else None
+        result = await build_image(
+            self._store, request.recipe, name=request.name, mirror=mirror, progress=progress
+        )
         return await self._look(result.image)
 
     async def add(self, request: AddImage, progress: Progress) -> ImageView:

@@ -5,7 +5,10 @@ Callers: the agent's routes (and so OpenAPI). The CLI reads the JSON without the
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from roost.model.base import HostPath, Model, Name
 
@@ -30,9 +33,23 @@ class ImageView(Model):
 
 class BuildImage(Model):
     recipe: str
-    """A recipe's name, or the absolute path of one."""
+    """A recipe's name."""
     name: Name | None = None
     """None takes the recipe's."""
+    mirror: str | None = None
+    """URL of a Debian archive to take packages from; None takes the host's own apt configuration."""
+    suite: str | None = None
+    """The release in `mirror`, such as `trixie`."""
+
+    @model_validator(mode="after")
+    def _mirror_and_suite(self) -> Self:
+        if self.mirror is not None and not re.fullmatch(r"(https?://|file:/)[^\s\[\]]+", self.mirror):
+            raise ValueError("write the mirror as the URL of a Debian archive, http://, https:// or file:/")
+        if self.suite is not None and not re.fullmatch(r"[a-z0-9][a-z0-9./-]*", self.suite):
+            raise ValueError("write the suite as a release's code name, such as trixie")
+        if (self.mirror is None) != (self.suite is None):
+            raise ValueError("a mirror and a suite go together: say both")
+        return self
 
 
 class AddImage(Model):

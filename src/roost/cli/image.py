@@ -25,15 +25,15 @@ def image() -> None:
 
 
 @image.command()
-@click.argument("recipe")
+@click.argument("recipe", metavar="RECIPE", type=click.Choice(["tiny", "debian"]))
 @name_option
+@click.option("--mirror", metavar="URL", help="A Debian archive; without it, that of this host's apt.")
+@click.option("--suite", metavar="NAME", help="The release in it, such as `trixie`.")
 @output_option
 @click.pass_obj
-def build(app: App, recipe: str, name: str | None) -> None:
-    """Build an image from a RECIPE: the name of one that comes with Roost, or a path."""
-    if "/" in recipe:
-        recipe = str(Path(recipe).absolute())
-    app.show(app.finish(app.agent.images.build(recipe, name=name)), _made)
+def build(app: App, /, recipe: str, **options: Any) -> None:
+    """Build an image from a RECIPE: tiny, or debian."""
+    app.show(app.finish(app.agent.images.build(recipe, **options)), _made)
 
 
 @image.command()

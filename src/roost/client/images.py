@@ -24,8 +24,9 @@ class Images:
     def delete(self, ref: str) -> None:
         self._transport.call("DELETE", path_of("images", ref))
 
-    def build(self, recipe: str, *, name: str | None) -> Operation:
-        return self._make("build", {"recipe": recipe, "name": name})
+    def build(self, recipe: str, **options: str | None) -> Operation:
+        """Options are name, mirror and suite."""
+        return self._make("build", {"recipe": recipe, **options})
 
     def add(self, path: str, *, name: str | None, format: str | None) -> Operation:
         """`path` is absolute: the agent reads it."""

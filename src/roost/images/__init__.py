@@ -4,7 +4,7 @@ Called by the agent. It must not know VMs, hypervisors or the API: whoever delet
 """
 
 from roost.images.add import Limits, add_image
-from roost.images.build import RECIPES, build_image
+from roost.images.build import RECIPES, Mirror, build_image
 from roost.images.progress import Progress, Result
 from roost.images.pull import Pull, pull_image
 from roost.images.store import ImageStore
@@ -13,6 +13,7 @@ __all__ = [
     "RECIPES",
     "ImageStore",
     "Limits",
+    "Mirror",
     "Progress",
     "Pull",
     "Result",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from roost.agent import vms as vms_module
 from roost.agent.images import Images
 from roost.agent.vms import Vms
+from roost.api.images import BuildImage
 from roost.errors import ConflictError
 from roost.host.qcow2 import backing_chain
 from roost.images import ImageStore
@@ -55,3 +57,20 @@ async def test_a_listing_reads_each_kept_disk_once(tmp_path: Path, monkeypatch: 
     assert sorted(read) == sorted(kept.iterdir())
     with pytest.raises(ConflictError, match="disk1"):
         await images.delete("fedora")
+
+
+@pytest.mark.parametrize(
+    ("mirror", "suite", "problem"),
+    [
+        ("http://debian.example/debian", None, "say both"),
+        (None, "trixie", "say both"),
+        ("http://debian.example/debian [trusted=yes]", "trixie", "as the URL of a Debian archive"),
+        ("ftp://debian.example/debian", "trixie", "as the URL of a Debian archive"),
+        ("http://debian.example/debian", "trixie main\ndeb http://other.example", "code name"),
+    ],
+)
+def test_a_mirror_that_apt_would_read_as_something_else_is_refused(
+    mirror: str | None, suite: str | None, problem: str
+) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        BuildImage(recipe="tiny", mirror=mirror, suite=suite)

@@ -23,6 +23,8 @@ class _Recipe(Protocol):
     ) -> Awaitable[Result]: ...
 
 
+__all__ = ["RECIPES", "Mirror", "build_image"]
+
 RECIPES: dict[str, tuple[str, _Recipe]] = {
     "tiny": ("a kernel and busybox with the guest agent; boots in seconds and keeps nothing", build_tiny),
     "debian": (
