@@ -151,7 +151,10 @@ class Store:
         for entry in self._entries.values():
             if ref in (entry.name, entry.id):
                 return entry
-        hint = self.damaged.get(ref, "`roost vm list` shows the VMs of this host")
+        cannot_read = self.damaged.get(ref) or "; ".join(
+            self.damaged.values()
+        )  # which name it has, nobody knows
+        hint = cannot_read or "`roost vm list` shows the VMs of this host"
         raise NotFoundError(f"there is no VM {ref}", hint=hint)
 
     def has(self, name: str) -> bool:

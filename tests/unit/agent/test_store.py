@@ -235,8 +235,9 @@ def test_a_damaged_file_hides_only_its_vm_and_is_kept(home: Home, name: str, dam
     assert names(store) == ["other"]
     assert name in store.damaged[entry.id]
     assert tree(home.vms) == before
-    with pytest.raises(NotFoundError, match=name):
-        store.find(entry.id)
+    for ref in (entry.id, entry.name):
+        with pytest.raises(NotFoundError, match=name):
+            store.find(ref)
 
 
 @pytest.mark.parametrize("damage", [*DAMAGES, "missing"])
