@@ -431,8 +431,8 @@ class Lifecycle:
             self._ended_by_itself(entry, crashed=True, how=str(error), since=timestamp())
 
     async def finish_background(self, entry: Entry) -> None:
-        """Wait for what goes on after the last operation."""
-        if entry.background is not None:
+        """Wait for what goes on after the last operation, and for what follows from that."""
+        while entry.background is not None and not entry.background.done():
             await asyncio.wait({entry.background})
 
     def _in_background(self, entry: Entry, work: Callable[[Entry], Awaitable[None]]) -> None:

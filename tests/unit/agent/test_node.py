@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,22 @@ async def test_a_running_vm_whose_revert_was_refused_half_way_is_not_called_runn
         await Lifecycle(node).revert("web", "one", ignore)
     assert (entry.status.state, entry.status.reason) == ("failed", "its disk is in use")
     assert on_disk(entry)["transition"]["detail"] == {"snapshot": "one"}
+
+
+async def test_all_that_follows_an_operation_can_be_waited_for(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    lifecycle, entry, done = Lifecycle(node), load_vm(node, spec_of()), asyncio.Event()
+
+    async def at_last(_: Entry) -> None:
+        await asyncio.sleep(0)
+        done.set()
+
+    async def at_first(entry: Entry) -> None:
+        lifecycle._in_background(entry, at_last)
+
+    lifecycle._in_background(entry, at_first)
+    await lifecycle.finish_background(entry)
+    assert done.is_set()
 
 
 async def test_a_vm_that_failed_to_start_says_why(tmp_path: Path) -> None:

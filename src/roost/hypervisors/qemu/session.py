@@ -157,6 +157,8 @@ class Sessions:
         kind = _EVENTS.get(event)
         if kind is None or (kind == "io-error" and data.get("action") != "stop"):
             return  # an error that was reported to the guest is the guest's business
+        if kind == "shutdown" and data.get("reason") == "host-qmp-quit":
+            return  # `quit`: either it was us, or that it is gone will be told
         detail = str(data.get("reason") or data.get("device") or data.get("action") or "")
         self._tell(Event(vm_id, kind, detail))  # type: ignore[arg-type]
 
