@@ -108,7 +108,7 @@ async def api(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
             assert isinstance(services.consoles, FakeConsoles)
             serving = asyncio.create_task(server.serve(home, services, stop))
             transport = httpx.AsyncHTTPTransport(uds=str(home.agent_socket), verify=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://agent") as http:
+            async with httpx.AsyncClient(transport=transport, base_url="http://agent", timeout=60) as http:
                 await until(home.agent_socket.exists)
                 yield Api(http, services, services.vms, services.consoles, stop, serving)
             services.vms.gate.set()
