@@ -100,11 +100,7 @@ class QemuHypervisor:
         return handle.pid if handle else None
 
     def ailment(self, vm: Vm) -> str:
-        if vm.spec.tpm and not self._sessions.resources(vm).tpm_is_alive():
-            return (
-                "its TPM process has died: shut the guest down and start it again; until then it cannot sleep"
-            )
-        return ""
+        return checkpoint.ailment(self._sessions, vm)
 
     def missing_files(self, vm: Vm) -> list[str]:
         kept = [

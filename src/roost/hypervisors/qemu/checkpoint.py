@@ -57,6 +57,13 @@ _STATE_RESERVE = 64 * MIB
 """Free space to insist on before a save: UEFI guests with a TPM save about 10 MiB."""
 
 
+def ailment(sessions: Sessions, vm: Vm) -> str:
+    """What has happened to a VM that runs, so that it cannot be saved; empty when all is well. Cheap."""
+    if vm.spec.tpm and not sessions.resources(vm).tpm_is_alive():
+        return "its TPM process has died: shut the guest down and start it again; until then it cannot sleep"
+    return ""
+
+
 def manifest_path(directory: Path) -> Path:
     return directory / "state.json"
 
@@ -137,8 +144,11 @@ async def save_state(
 
     Raises:
         StorageError: the disk is full.
-        BackendError: QEMU could not save, for instance because a device cannot be migrated.
+        BackendError: QEMU could not save, for instance because a device cannot be migrated, or its TPM has died.
     """
+    problem = ailment(sessions, vm)
+    if problem:
+        raise BackendError(f"{vm.spec.name} cannot be saved: {problem}", backend="qemu", vm=vm.spec.name)
     backing = ram_resource(plan)
     await _insist_on_room(vm, directory, stream=backing is None)
     state = directory / "state"
