@@ -114,7 +114,11 @@ class Node:
                 detail=detail,
                 committed=unfinished in UNFINISHED,  # what was begun before this is no less begun
             )
-            entry.update(transition=transition, boot_id=self.boot_id)
+            try:
+                entry.update(transition=transition, boot_id=self.boot_id)
+            except BaseException:  # the disk is full: nothing was begun
+                entry.status = before
+                raise
             try:
                 yield entry
             except REFUSALS as error:

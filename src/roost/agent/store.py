@@ -164,13 +164,17 @@ class Store:
         return self._entries.get(vm_id)
 
     def add(self, record: VmRecord, spec: VmSpec, transition: Transition) -> Entry:
-        """A new VM under creation: on disk, all of its files at once, and in memory."""
+        """A new VM under creation: on disk, all of its files at once, and in memory; on a full disk, nowhere."""
         entry = Entry(self._home, record, spec, spec, VmStatus(since=timestamp(), transition=transition))
         unborn = self._home.vms / f".{record.id}.new"
-        unborn.mkdir(mode=0o711, parents=True)
-        for path, document in entry.documents():
-            write_json(unborn / path.name, document, mode=_MODE)
-        unborn.rename(entry.paths.state)
+        try:
+            unborn.mkdir(mode=0o711, parents=True)
+            for path, document in entry.documents():
+                write_json(unborn / path.name, document, mode=_MODE)
+            unborn.rename(entry.paths.state)
+        except BaseException:
+            shutil.rmtree(unborn, ignore_errors=True)
+            raise
         fsync_path(self._home.vms)
         self._entries[entry.id] = entry
         return entry

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from collections import defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -64,7 +65,8 @@ class Vms:
             except Exception as error:  # one VM never keeps the agent, and so all others, from coming up
                 log.exception("recovery failed", vm=entry.name)
                 alive = self._node.backend(entry).pid(entry.vm) is not None
-                entry.update(state="running" if alive else "failed", reason=f"recovery failed: {error}")
+                with contextlib.suppress(RoostError, OSError):  # in memory it is noted also on a full disk
+                    entry.update(state="running" if alive else "failed", reason=f"recovery failed: {error}")
         await self._node.sweep()
         self._tasks.append(asyncio.create_task(reconcile_loop(self._node, self._lifecycle), name="reconcile"))
         if first_after_boot:

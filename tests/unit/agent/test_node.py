@@ -141,6 +141,19 @@ async def test_a_running_vm_whose_revert_was_refused_half_way_is_not_called_runn
     assert on_disk(entry)["transition"]["detail"] == {"snapshot": "one"}
 
 
+async def test_an_operation_that_cannot_be_noted_is_not_begun(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of())
+    before = entry.status
+    entry.paths.status.unlink()
+    entry.paths.status.mkdir()  # nothing can be written there, as on a full disk
+    with pytest.raises(StorageError):
+        async with node.working("web", "delete"):
+            pytest.fail("it was begun")
+    assert entry.status == before
+    assert not entry.busy
+
+
 async def test_all_that_follows_an_operation_can_be_waited_for(tmp_path: Path) -> None:
     node = make_node(tmp_path)
     lifecycle, entry, done = Lifecycle(node), load_vm(node, spec_of()), asyncio.Event()
