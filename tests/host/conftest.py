@@ -20,7 +20,7 @@ import pytest
 from roost.common.files import write_json
 from roost.common.paths import Home
 from roost.images import ImageStore, build_image
-from tests.host.agent.support import House, new_root
+from tests.host.agent.support import Enclave, House, new_root
 
 CACHE = Path(__file__).parents[2] / ".cache" / "roost-tests"
 _numbers = itertools.count(1)
@@ -51,7 +51,7 @@ def _built(recipe: str) -> Path:
     return store.directory(asyncio.run(build_image(store, recipe)).image.id)
 
 
-def furnished(root: Path, image: Path, name: str = "tiny") -> House:
+def furnished(root: Path, image: Path, name: str = "tiny", enclave: Enclave | None = None) -> House:
     """A house that has one image, sharing its blocks with the cache where both are on one filesystem."""
 
     def link(source: str, target: str) -> None:
@@ -63,7 +63,7 @@ def furnished(root: Path, image: Path, name: str = "tiny") -> House:
     images = root / "images"
     shutil.copytree(image, images / image.name, copy_function=link)
     write_json(images / "names.json", {name: image.name})
-    return House(root, {"image": name})
+    return House(root, {"image": name}, enclave)
 
 
 @pytest.fixture(scope="module")

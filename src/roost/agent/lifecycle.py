@@ -312,6 +312,13 @@ class Lifecycle:
 
     async def recover(self, entry: Entry) -> None:
         """Make sense of a VM that an earlier agent left, and begin to do what that agent did not finish."""
+        entry.busy = "recovery"  # what its process says on the way is heard afterwards
+        try:
+            await self._recover(entry)
+        finally:
+            entry.busy = ""
+
+    async def _recover(self, entry: Entry) -> None:
         backend = self._node.backend(entry)
         seen = await backend.observe(entry.vm)
         verdict = judge(entry.status, seen, self._node.boot_id)
@@ -351,6 +358,11 @@ class Lifecycle:
     async def _towards_desired(self, entry: Entry) -> None:
         """After an interruption: what the user asked for last is done again. Failures are noted and not repeated."""
         state, desired = entry.status.state, entry.status.desired
+        if entry.missed:
+            entry.missed = False
+            await self.react(Event(entry.id, "gone"))
+            if entry.status.state != state:
+                return  # it ended meanwhile, and its restart policy has been applied
         if desired == "running" and state in ("stopped", "sleeping") and entry.status.reason:
             await self.start(entry.id, ignore)
         elif desired == "sleeping" and state in ("running", "warm") and not self._asleep(entry):
@@ -382,7 +394,8 @@ class Lifecycle:
                     await backend.release(entry.vm)
                 since = entry.status.since
                 entry.update(state=verdict.state, reason=verdict.reason, durable=True)
-            self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason, since=since)
+            if verdict.state == "stopped":
+                self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason, since=since)
         elif event.kind == "io-error":
             entry.update(
                 state="warm",

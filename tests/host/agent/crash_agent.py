@@ -1,7 +1,7 @@
 """The real agent, which notes each step that it reaches, and ends itself with SIGKILL at one of them.
 
-Run by `support.House` as a script: HOME RECORD [STEP]. Each step becomes a line of RECORD once it is done; at STEP
-the process dies in the middle of its work.
+Run by `support.House` as a script: HOME RECORD [STEP]. Each step becomes a line of RECORD once it is done; at STEP, a
+pattern as in file names, the process dies in the middle of its work.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from roost.agent.composition import agent_services
@@ -22,7 +23,7 @@ def main(root: Path, record: Path, deadly: str) -> None:
 
     def observe(step: str) -> None:
         os.write(steps, f"{step}\n".encode())
-        if step == deadly:
+        if fnmatchcase(step, deadly):
             os.kill(os.getpid(), signal.SIGKILL)
 
     observe_steps(observe)

@@ -15,7 +15,11 @@ _ALWAYS |= {"serial.log", "serial.log.1", "vmm.log", "tpm.log", "cidata.iso", "c
 
 
 def leftovers(
-    home: Home, vms: list[dict[str, Any]], processes: dict[int, list[str]], in_memory: Path
+    home: Home,
+    vms: list[dict[str, Any]],
+    processes: dict[int, list[str]],
+    in_memory: Path,
+    taps: list[str],
 ) -> list[str]:
     """Everything that should not be there, each as a line.
 
@@ -23,6 +27,7 @@ def leftovers(
         vms: the API's view of all VMs, none of them busy.
         processes: command lines that name the home, by pid.
         in_memory: where VMs have RAM files and secrets on tmpfs.
+        taps: names of the taps where only this home makes some.
     """
     alive = {vm["id"] for vm in vms if vm["pid"]}
     known = {vm["id"]: vm for vm in vms}
@@ -32,6 +37,7 @@ def leftovers(
         *_sockets(home, known, alive),
         *_memory(in_memory, known, alive),
         *_layers(home),
+        *_taps(vms, taps),
     ]
 
 
@@ -42,6 +48,12 @@ def _processes(alive: set[str], processes: dict[int, list[str]]) -> Iterator[str
             vm_id in word for vm_id in alive for word in argv
         ):
             yield f"process {pid}, {program}"
+
+
+def _taps(vms: list[dict[str, Any]], taps: list[str]) -> Iterator[str]:
+    wanted = sum(len(vm["nics"]) for vm in vms if vm["pid"])
+    if len(taps) > wanted:
+        yield f"taps {', '.join(taps)} for {wanted} NICs"
 
 
 def _state(home: Home, known: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -91,7 +103,7 @@ def _memory(in_memory: Path, known: dict[str, dict[str, Any]], alive: set[str]) 
 
 
 def _layers(home: Home) -> Iterator[str]:
-    heads = list(home.vms.glob("*/disks/*.qcow2"))
+    heads = [*home.vms.glob("*/disks/*.qcow2"), *home.kept.glob("*/*.qcow2")]
     for document in home.vms.glob("*/snapshots/*/snapshot.json"):
         heads += [Path(path) for path in json.loads(document.read_text())["disks"].values()]
     needed = {layer for head in heads if head.suffix == ".qcow2" for layer in (head, *backing_chain(head))}

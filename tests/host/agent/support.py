@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,16 +42,55 @@ def eventually(condition: Callable[[], T | None], what: str = "it") -> T:
     return found
 
 
+@dataclass(frozen=True)
+class Enclave:
+    """A network namespace with a bridge, and a /dev/net/tun that any user may open, as udev makes it."""
+
+    netns: str
+    bridge: str
+    tun: Path
+
+    @property
+    def entrance(self) -> list[str]:
+        """What a command is put behind; it keeps its pid."""
+        script = 'mount --bind "$0" /dev/net/tun && exec "$@"'
+        enter = ["nsenter", f"--net=/run/netns/{self.netns}"]
+        return ["unshare", "--mount", "sh", "-c", script, str(self.tun), *enter]
+
+    def taps(self) -> list[str]:
+        argv = ["ip", "-netns", self.netns, "-json", "link", "show", "type", "tun"]
+        said = subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        return [link["ifname"] for link in json.loads(said or "[]") if link]
+
+
+@contextlib.contextmanager
+def new_enclave() -> Iterator[Enclave]:
+    """Needs root."""
+    name, bridge = f"roost-test-{os.getpid()}", "br0"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-netns", name, "link", "add", bridge, "type", "bridge"], check=True)
+        subprocess.run(["ip", "-netns", name, "link", "set", bridge, "up"], check=True)
+        with new_root() as root:
+            tun = root / "tun"
+            os.mknod(tun, stat.S_IFCHR, Path("/dev/net/tun").stat().st_rdev)
+            tun.chmod(0o666)
+            yield Enclave(name, bridge, tun)
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
 class House:
     """A home with its agent. Nothing runs until `serve`; `close` ends every process of the home and removes it."""
 
-    def __init__(self, root: Path, boot: Json) -> None:
-        """`boot` are the keys of a spec that say what a VM boots."""
+    def __init__(self, root: Path, boot: Json, enclave: Enclave | None = None) -> None:
+        """`boot` are the keys of a spec that say what a VM boots; `enclave` is where the agent and its VMs live."""
         self.home = Home(root, root / "run")
         self.agent = Agent(self.home.agent_socket, timeout_s=DEADLINE_S)
         self.steps = root / "steps"
         """What the agents of `serve(observed=True)` reached, a line for each step."""
         self._boot = boot
+        self._enclave = enclave
         self._process: subprocess.Popen[bytes] | None = None
 
     # --- The agent --------------------------------------------------------------------------------------------------
@@ -63,6 +104,7 @@ class House:
             argv = [sys.executable, script, root, str(self.steps), *([kill_at] if kill_at else [])]
         else:
             argv = [sys.executable, "-m", "roost.cli.main", "agent", "serve", "--home", root]
+        argv = [*(self._enclave.entrance if self._enclave else ()), *argv]
         with (self.home.state / "agent.log").open("ab") as log:
             self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         eventually(self._is_up if not kill_at else lambda: self._is_up() or not self.is_serving, "the agent")
@@ -257,17 +299,28 @@ class House:
 
     def leftovers(self) -> list[str]:
         """What leaked; see the module of that name."""
-        return leftovers(self.home, list(self.agent.vms.list()), self.processes(), self.ram_dir())
+        return leftovers(
+            self.home, list(self.agent.vms.list()), self.processes(), self.ram_dir(), self.taps()
+        )
 
-    def close(self) -> None:
-        """End all processes of this home, each by its pid, and remove its files."""
-        self.crash()
+    def taps(self) -> list[str]:
+        """Of its enclave; without one, they may be anybody's."""
+        return self._enclave.taps() if self._enclave else []
+
+    def kill_processes(self) -> None:
+        """End all processes of this home, each by its pid, and wait until they are gone."""
         for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         eventually(lambda: not self.processes(), "the end of all processes")
+
+    def close(self, *, keep_root: bool = False) -> None:
+        """End all processes of this home, and remove its files; with `keep_root` only those elsewhere."""
+        self.crash()
+        self.kill_processes()
         shutil.rmtree(self.ram_dir(), ignore_errors=True)
-        shutil.rmtree(self.home.state)
+        if not keep_root:
+            shutil.rmtree(self.home.state)
 
 
 @contextlib.contextmanager

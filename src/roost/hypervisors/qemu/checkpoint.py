@@ -207,6 +207,7 @@ async def _migrate_out(monitor: Monitor, vm: Vm, path: Path, *, shared_ram: bool
         with monitor.listen() as events:
             await monitor.send_fd(fd, "state")
             await monitor.execute("migrate", {"uri": "fd:state"})
+            steps.reached("save:begun")
             await _migrated(monitor, vm, events, "save")
     except BaseException:
         path.unlink(missing_ok=True)
@@ -469,6 +470,13 @@ async def _deleted(events: asyncio.Queue[tuple[str, dict[str, Any]]], device: st
                     return False
     except TimeoutError:
         return False
+
+
+def drop_spent(vm: Vm) -> None:
+    """Remove a saved state that a wake has spent and not removed, durably, before its memory runs. Idempotent."""
+    if manifest_path(vm.paths.state).exists():
+        drop_state(vm.paths.state)
+        fsync_path(vm.paths.state)
 
 
 async def discard(sessions: Sessions, vm: Vm) -> None:

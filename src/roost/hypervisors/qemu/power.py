@@ -17,7 +17,7 @@ from roost.host import processes
 from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import process
-from roost.hypervisors.qemu.checkpoint import cancel_save, discard_unsaved
+from roost.hypervisors.qemu.checkpoint import cancel_save, discard_unsaved, drop_spent
 from roost.hypervisors.qemu.session import Sessions, end_process, remove_sockets
 
 GUEST_AGENT_SHUTDOWN_S = 3.0
@@ -71,6 +71,7 @@ async def _power_down(sessions: Sessions, vm: Vm, timeout_s: float) -> str:
         if not status["running"]:
             await monitor.execute("cont")  # a paused guest hears no power button
         for way, share in ((_ask_guest_agent, 1 / 3), (_press_button, 2 / 3)):
+            steps.reached("stop:asking")
             if await _powers_off(way(sessions, vm), events, timeout_s * share):
                 return f"the guest powered down ({_WAYS[way]})"
     return ""
@@ -156,6 +157,7 @@ async def resume(sessions: Sessions, vm: Vm) -> None:
     """
     monitor = await sessions.monitor(vm)
     await cancel_save(monitor)
+    drop_spent(vm)
     await monitor.execute("cont")
     status = await monitor.execute("query-status")
     if not status["running"]:
