@@ -51,6 +51,10 @@ class Launch:
     """Directories and files that it may write; under systemd everything else is read-only to it."""
     devices: tuple[str, ...] = ()
     """Device nodes that it opens itself: `/dev/kvm`, `/dev/net/tun`. Their groups become supplementary groups."""
+    nodes: tuple[str, ...] = ()
+    """Other device nodes that it opens, which were opened to its uid alone: none of their groups is given."""
+    locks_memory: bool = False
+    """It may lock all of its memory, as VFIO does."""
     memory_max: int | None = None
     """Bytes; only systemd enforces it."""
     cpu_weight: int | None = None
@@ -150,6 +154,8 @@ def unit_arguments(order: Launch, *, user: bool) -> list[str]:
         f"StandardOutput=append:{order.log}",
         f"StandardError=append:{order.log}",
     ]
+    if order.locks_memory:
+        properties.append("LimitMEMLOCK=infinity")
     if order.memory_max is not None:
         properties.append(f"MemoryMax={order.memory_max}")
     if order.cpu_weight is not None:
@@ -158,7 +164,7 @@ def unit_arguments(order: Launch, *, user: bool) -> list[str]:
         # Not ProtectKernelTunables= and the like: they cost 60 ms of each wake (measured, systemd 252), and a process
         # without capabilities cannot write there anyway.
         properties += ["DevicePolicy=closed", "ProtectSystem=strict"]
-        properties += [f"DeviceAllow={device} rw" for device in order.devices]
+        properties += [f"DeviceAllow={device} rw" for device in (*order.devices, *order.nodes)]
         properties += [f'ReadWritePaths="-{path}"' for path in order.writable]
         # A helper that stays root still reaches the files of every VM; what becomes a VM's user gives up the rest.
         capabilities = "CAP_DAC_OVERRIDE" if order.uid is None else "CAP_SETUID CAP_SETGID CAP_SETPCAP"
@@ -178,6 +184,8 @@ async def _launch_detached(order: Launch) -> ProcessHandle:
     """Not asyncio's own child management: that kills a child whose transport is closed."""
     # Core dumps would hold guest memory. The limit is the agent's own from here on, for children inherit it.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if order.locks_memory and os.geteuid() == 0:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     try:
         handle = await asyncio.to_thread(_spawn, order)
     except OSError as error:

@@ -20,6 +20,7 @@ from roost.host.external import ExternalFile
 from roost.host.firmware import NvramFile
 from roost.host.layers import settle_overlays
 from roost.host.network.tap import Tap
+from roost.host.passthrough import PassedDevice
 from roost.host.ram import RamFile
 from roost.host.sandbox import chown_tree
 from roost.host.seed import cloud_init_files
@@ -29,6 +30,7 @@ from roost.model.host import HostFacts
 from roost.model.plan import (
     DiskResource,
     ExternalDisk,
+    HostDevice,
     NvramResource,
     Plan,
     RamResource,
@@ -152,6 +154,8 @@ class Resources:
                 await self._tpm(resource).ensure()
             case TapResource():
                 await Tap(resource, uid).ensure()
+            case HostDevice():
+                await PassedDevice(resource, uid).ensure()
 
     async def _release(self, resource: Resource) -> None:
         match resource:
@@ -161,6 +165,8 @@ class Resources:
                 await ExternalFile(resource, self._vm.record.uid).release()
             case TapResource():
                 await Tap(resource, self._vm.record.uid).release()
+            case HostDevice():
+                await PassedDevice(resource, self._vm.record.uid).release()
             case SeedDrive(purpose="secrets"):
                 await SeedIso(resource, {}, self._vm.record.uid).release()
             case _:

@@ -84,8 +84,24 @@ class TapResource(Model):
     queues: int = 1
 
 
+class HostDevice(Model):
+    """A device of the host whose node the VM may open while it runs."""
+
+    kind: Literal["host-device"] = "host-device"
+    pci: str = ""
+    """With its domain, such as `0000:01:00.0`; or else `usb`."""
+    usb: str = ""
+
+
 Resource = Annotated[
-    DiskResource | ExternalDisk | NvramResource | TpmResource | RamResource | SeedDrive | TapResource,
+    DiskResource
+    | ExternalDisk
+    | NvramResource
+    | TpmResource
+    | RamResource
+    | SeedDrive
+    | TapResource
+    | HostDevice,
     Field(discriminator="kind"),
 ]
 

@@ -16,6 +16,14 @@ ORDER = Launch(
 )
 
 
+def test_a_vm_with_devices_of_the_host_may_open_them_and_lock_its_memory() -> None:
+    order = replace(ORDER, nodes=("/dev/vfio/7", "/dev/vfio/vfio"), locks_memory=True)
+    arguments = unit_arguments(order, user=False)
+    for wanted in ("DeviceAllow=/dev/vfio/7 rw", "DeviceAllow=/dev/vfio/vfio rw", "LimitMEMLOCK=infinity"):
+        assert f"--property={wanted}" in arguments
+    assert "LimitMEMLOCK" not in str(unit_arguments(ORDER, user=False))
+
+
 def test_a_system_unit_is_closed_but_for_what_the_vm_needs() -> None:
     arguments = unit_arguments(ORDER, user=False)
     for wanted in (

@@ -174,13 +174,18 @@ def _platform(vm: Vm, slots: Slots) -> list[Json]:
     return found
 
 
+def full_address(pci: str) -> str:
+    """A PCI address with its domain."""
+    return pci if pci.count(":") == 2 else f"0000:{pci}"
+
+
 def _host_device(index: int, device: object) -> Json:
     pci, usb = getattr(device, "pci", None), getattr(device, "usb", None)
     if pci:
         return {
             "driver": "vfio-pci",
             "id": f"hostdev{index}",
-            "host": pci if pci.count(":") == 2 else f"0000:{pci}",
+            "host": full_address(pci),
         }
     vendor, _, product = str(usb).partition(":")
     if product:

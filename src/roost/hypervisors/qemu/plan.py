@@ -18,6 +18,7 @@ from roost.model.host import FirmwareImage, HostFacts
 from roost.model.plan import (
     DiskResource,
     ExternalDisk,
+    HostDevice,
     NvramResource,
     Plan,
     RamResource,
@@ -125,6 +126,10 @@ def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Re
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
         if nic.bridge is not None:
             resources.append(TapResource(name=tap_name(vm.id, index), bridge=nic.bridge, mac=mac))
+    for device in vm.spec.devices:
+        resources.append(
+            HostDevice(pci=command.full_address(device.pci) if device.pci else "", usb=device.usb or "")
+        )
     if vm.spec.tpm:
         resources.append(TpmResource(state=str(paths.tpm), socket=str(paths.socket("tpm"))))
     return tuple(resources)

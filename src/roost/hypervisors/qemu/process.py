@@ -15,10 +15,11 @@ from roost.errors import BackendError, StateError, StorageError
 from roost.host import processes
 from roost.host.launcher import Launch, log_tail
 from roost.host.launcher import launch as launch_process
+from roost.host.passthrough import VFIO, PassedDevice
 from roost.host.processes import ProcessHandle
 from roost.hypervisors.base import Vm
 from roost.model.host import HostFacts
-from roost.model.plan import Plan, TapResource
+from roost.model.plan import ExternalDisk, HostDevice, Plan, TapResource
 
 _PREAMBLE = re.compile(r"^(\d{4}-\S+Z )?(\S*qemu\S*: )?(-\S+ (\{.*\}|\S+): )?")
 """What QEMU puts before its own words: `-msg`'s time, the program's name, the option it is about."""
@@ -42,11 +43,21 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
             uid=vm.record.uid,
             writable=(vm.paths.state, vm.paths.run),
             devices=tuple(devices),
+            nodes=_nodes(plan),
+            locks_memory=any(isinstance(r, HostDevice) and r.pci for r in plan.resources),
         ),
         systemd=host.systemd,
     )
     write_json(vm.paths.pid, {"pid": handle.pid, "started": handle.started}, durable=False)
     return handle
+
+
+def _nodes(plan: Plan) -> tuple[str, ...]:
+    """Devices of the host that were opened to this VM by its plan's resources."""
+    nodes = [r.path for r in plan.resources if isinstance(r, ExternalDisk) and Path(r.path).is_block_device()]
+    passed = [r for r in plan.resources if isinstance(r, HostDevice)]
+    nodes += [str(PassedDevice(device, None).node()) for device in passed]
+    return (*nodes, VFIO) if any(device.pci for device in passed) else tuple(nodes)
 
 
 def find(vm: Vm, *, thorough: bool = False) -> ProcessHandle | None:

@@ -114,6 +114,11 @@ def _room(vm: Vm, family: str, ports: Mapping[str, int]) -> list[str]:
         )
     if usb > devices.USB_PORTS:
         reasons.append(f"devices: at most {devices.USB_PORTS} USB disks and devices, not {usb}")
+    if any(device.pci for device in vm.spec.devices) and vm.spec.memory.backing == "disk":
+        reasons.append(
+            "devices: a PCI device pins the guest's memory, which Linux does not do with a file on a disk;"
+            " set memory: {backing: anonymous}"
+        )
     fixed = [name for name, disk in vm.disks() if disk.read_only and disk.bus in ("sata", "ide")]
     if fixed:
         reasons.append(

@@ -100,7 +100,11 @@ def test_a_spec_is_refused_on_any_host(keys: dict[str, Any], sentence: str) -> N
             "QEMU: 7.1.0 (Some) is older than 7.2; update it",
         ),
         ({"tpm": True}, host(swtpm=None), "TPM: swtpm is not installed; install the package swtpm"),
-        ({"devices": [{"pci": "01:00.0"}]}, host(iommu=False), "devices: this host has no IOMMU"),
+        (
+            {"devices": [{"pci": "01:00.0"}], "memory": {"size": "512MiB", "backing": "anonymous"}},
+            host(iommu=False),
+            "devices: this host has no IOMMU",
+        ),
         ({"nics": [{"bridge": "br0"}]}, host(is_root=False), "bridge: only an agent that runs as root"),
         (
             {"firmware": "uefi"},
@@ -129,6 +133,13 @@ def test_a_spec_is_refused_on_a_host_that_lacks_a_part(
     assert refused(**keys) == ()
     (found,) = refused(facts, **keys)
     assert found.startswith(sentence)
+
+
+def test_a_pci_device_needs_memory_that_can_be_pinned() -> None:
+    pci: dict[str, Any] = {"devices": [{"pci": "01:00.0"}]}
+    (found,) = refused(host(iommu=True), **pci)
+    assert found.startswith("devices: a PCI device pins the guest's memory")
+    assert refused(host(iommu=True), memory={"size": "512MiB", "backing": "tmpfs"}, **pci) == ()
 
 
 @pytest.mark.parametrize(
