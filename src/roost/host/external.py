@@ -1,4 +1,4 @@
-"""Disks and ISO files that belong to the user: opened to one VM while it runs, and closed to it afterwards.
+"""Disks, ISO files and kernels that belong to the user: opened to one VM while it runs, and closed to it afterwards.
 
 Callers: hypervisors, around start and wake. It must not make, change or delete what is in them.
 
@@ -14,18 +14,22 @@ import errno
 import os
 import stat
 import struct
+import threading
 from pathlib import Path
 
 from roost.common.steps import reached
 from roost.errors import NotFoundError, PermissionMissing, SpecError
 from roost.host.locks import ensure_unlocked
-from roost.model.plan import ExternalDisk
+from roost.model.plan import ExternalDisk, ReadFile
 
 _ATTRIBUTE = "system.posix_acl_access"
 _VERSION = struct.pack("<I", 2)
 _ENTRY = struct.Struct("<HHI")
 _USER_OBJ, _USER, _GROUP_OBJ, _GROUP, _MASK, _OTHER = 1, 2, 4, 8, 16, 32
 _NO_ID = 0xFFFFFFFF
+
+_changing = threading.Lock()
+"""Held from reading a list to writing it: VMs that start at once may share a file."""
 
 Acl = dict[tuple[int, int], int]
 """Permissions (4 read, 2 write, 1 execute) by kind of entry and id."""
@@ -34,10 +38,12 @@ Acl = dict[tuple[int, int], int]
 class ExternalFile:
     """One file or block device of the user's, for one VM."""
 
-    def __init__(self, disk: ExternalDisk, uid: int | None) -> None:
-        self._disk = disk
+    def __init__(self, file: ExternalDisk | ReadFile, uid: int | None) -> None:
+        self._file = file
+        self._name = f"disk {file.name}" if isinstance(file, ExternalDisk) else file.name
+        self._read_only = isinstance(file, ReadFile) or file.read_only
         self._uid = uid
-        self._path = Path(disk.path)
+        self._path = Path(file.path)
 
     async def ensure(self) -> None:
         """Let the VM open it, if nobody else has it open for writing.
@@ -52,18 +58,16 @@ class ExternalFile:
             mode = self._path.stat().st_mode
         except FileNotFoundError as error:
             raise NotFoundError(
-                f"disk {self._disk.name}: there is no {self._path}", hint="is its volume mounted?"
+                f"{self._name}: there is no {self._path}", hint="is its volume mounted?"
             ) from error
         except PermissionError as error:
-            raise PermissionMissing(
-                f"disk {self._disk.name}: {self._path} is out of the agent's reach"
-            ) from error
+            raise PermissionMissing(f"{self._name}: {self._path} is out of the agent's reach") from error
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise SpecError(f"disk {self._disk.name}: {self._path} is neither a file nor a block device")
-        await ensure_unlocked(self._path, for_reading=self._disk.read_only)
+            raise SpecError(f"{self._name}: {self._path} is neither a file nor a block device")
+        await ensure_unlocked(self._path, for_reading=self._read_only)
         if self._uid is not None:
-            await asyncio.to_thread(grant, self._path, self._uid, 4 if self._disk.read_only else 6)
-        reached(f"external:{self._disk.name}")
+            await asyncio.to_thread(grant, self._path, self._uid, 4 if self._read_only else 6)
+        reached(f"external:{self._file.name}")
 
     async def release(self) -> None:
         """Close it to the VM again."""
@@ -83,21 +87,27 @@ def grant(path: Path, uid: int, permissions: int) -> None:
                 f"{path} is out of reach for its VM (uid {uid}): {directory} is closed to others",
                 hint=f"move the file, or: setfacl -m u:{uid}:x {directory}",
             )
-    acl = _read_acl(path)
-    if _allows(acl, uid, permissions):
-        return
-    acl[_USER, uid] = permissions
-    acl[_MASK, _NO_ID] = acl.get((_MASK, _NO_ID), acl[_GROUP_OBJ, _NO_ID]) | permissions
-    try:
-        os.setxattr(path, _ATTRIBUTE, _format(acl))
-    except OSError as error:
-        raise PermissionMissing(
-            f"cannot let uid {uid} open {path}: {error.strerror}", hint=f"chown {uid} {path}"
-        ) from error
+    with _changing:
+        acl = _read_acl(path)
+        if _allows(acl, uid, permissions):
+            return
+        acl[_USER, uid] = permissions
+        acl[_MASK, _NO_ID] = acl.get((_MASK, _NO_ID), acl[_GROUP_OBJ, _NO_ID]) | permissions
+        try:
+            os.setxattr(path, _ATTRIBUTE, _format(acl))
+        except OSError as error:
+            raise PermissionMissing(
+                f"cannot let uid {uid} open {path}: {error.strerror}", hint=f"chown {uid} {path}"
+            ) from error
 
 
 def revoke(path: Path, uid: int) -> None:
     """Take back what `grant` gave; the list and the mode are then as they were before."""
+    with _changing:
+        _revoke(path, uid)
+
+
+def _revoke(path: Path, uid: int) -> None:
     acl = _read_acl(path)
     if acl.pop((_USER, uid), None) is None:
         return

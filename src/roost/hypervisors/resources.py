@@ -34,6 +34,7 @@ from roost.model.plan import (
     NvramResource,
     Plan,
     RamResource,
+    ReadFile,
     Resource,
     SeedDrive,
     TapResource,
@@ -140,7 +141,7 @@ class Resources:
         match resource:
             case DiskResource():
                 await DiskFile(resource, uid=uid, layers=self._vm.home.layers).ensure()
-            case ExternalDisk():
+            case ExternalDisk() | ReadFile():
                 await ExternalFile(resource, uid).ensure()
             case NvramResource():
                 await NvramFile(resource, uid).ensure()
@@ -161,7 +162,7 @@ class Resources:
         match resource:
             case TpmResource():
                 await self._tpm(resource).release()
-            case ExternalDisk():
+            case ExternalDisk() | ReadFile():
                 await ExternalFile(resource, self._vm.record.uid).release()
             case TapResource():
                 await Tap(resource, self._vm.record.uid).release()

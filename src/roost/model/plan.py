@@ -40,6 +40,15 @@ class ExternalDisk(Model):
     read_only: bool = False
 
 
+class ReadFile(Model):
+    """A file of the user's that QEMU only reads: an ISO, a kernel, an initrd."""
+
+    kind: Literal["read-file"] = "read-file"
+    name: str
+    """What it is to the VM: `cdrom0`, `kernel`, `initrd`."""
+    path: str
+
+
 class NvramResource(Model):
     """The VM's own copy of the firmware's variables."""
 
@@ -96,6 +105,7 @@ class HostDevice(Model):
 Resource = Annotated[
     DiskResource
     | ExternalDisk
+    | ReadFile
     | NvramResource
     | TpmResource
     | RamResource

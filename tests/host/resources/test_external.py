@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 from roost.errors import ConflictError, NotFoundError, PermissionMissing, SpecError
 from roost.host.external import ExternalFile, grant, revoke
-from roost.model.plan import ExternalDisk
+from roost.model.plan import ExternalDisk, ReadFile
 from tests.host.resources.conftest import HoldDisk, needs_root
 
 UID, OTHER = 700_001, 700_002
@@ -49,6 +50,35 @@ async def test_the_vm_and_nobody_else_can_open_it_while_it_runs(disk: Path) -> N
     await external(disk, UID).release()
     assert not opens(disk, UID, "if")
     assert disk.stat().st_mode == before.st_mode
+    assert os.listxattr(disk) == []
+
+
+@needs_root
+async def test_a_private_iso_is_opened_for_reading(disk: Path) -> None:
+    disk.chmod(0o600)
+    iso = ExternalFile(ReadFile(name="cdrom0", path=str(disk)), UID)
+    await iso.ensure()
+    assert opens(disk, UID, "if")
+    assert not opens(disk, UID, "of")
+    await iso.release()
+    assert not opens(disk, UID, "if")
+
+
+async def test_an_iso_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SpecError, match="cdrom0: .* neither a file nor a block device"):
+        await ExternalFile(ReadFile(name="cdrom0", path=str(tmp_path / "fifo")), UID).ensure()
+    with pytest.raises(NotFoundError, match="kernel: there is no"):
+        await ExternalFile(ReadFile(name="kernel", path=str(tmp_path / "gone")), UID).ensure()
+
+
+@needs_root
+async def test_vms_that_start_at_once_all_get_the_file_they_share(disk: Path) -> None:
+    uids = range(UID, UID + 24)
+    files = [ExternalFile(ReadFile(name="cdrom0", path=str(disk)), uid) for uid in uids]
+    await asyncio.gather(*(file.ensure() for file in files))
+    assert all(opens(disk, uid, "if") for uid in uids)
+    await asyncio.gather(*(file.release() for file in files))
     assert os.listxattr(disk) == []
 
 

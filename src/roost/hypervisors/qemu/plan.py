@@ -22,6 +22,7 @@ from roost.model.plan import (
     NvramResource,
     Plan,
     RamResource,
+    ReadFile,
     Resource,
     SeedDrive,
     TapResource,
@@ -113,6 +114,7 @@ def _warnings(vm: Vm, host: HostFacts) -> list[str]:
 def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Resource, ...]:
     paths = vm.paths
     resources: list[Resource] = [_disk_resource(vm, name, disk) for name, disk in vm.disks()]
+    resources += _read_files(vm.spec)
     for drive in vm.spec.drives:
         if drive.kind == "data":
             resources.append(_data_drive(paths, drive.size))
@@ -133,6 +135,12 @@ def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Re
     if vm.spec.tpm:
         resources.append(TpmResource(state=str(paths.tpm), socket=str(paths.socket("tpm"))))
     return tuple(resources)
+
+
+def _read_files(spec: VmSpec) -> list[ReadFile]:
+    files = {f"cdrom{index}": cdrom.path for index, cdrom in enumerate(spec.cdroms)}
+    files |= {"kernel": spec.kernel, "initrd": spec.initrd}
+    return [ReadFile(name=name, path=path) for name, path in files.items() if path]
 
 
 def tap_name(vm_id: str, index: int) -> str:
