@@ -66,7 +66,7 @@ async def test_a_private_iso_is_opened_for_reading(disk: Path) -> None:
 
 async def test_an_iso_that_is_none_is_refused_by_its_name(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
-    with pytest.raises(SpecError, match="cdrom0: .* neither a file nor a block device"):
+    with pytest.raises(SpecError, match=r"cdrom0: .* neither a file nor a block device"):
         await ExternalFile(ReadFile(name="cdrom0", path=str(tmp_path / "fifo")), UID).ensure()
     with pytest.raises(NotFoundError, match="kernel: there is no"):
         await ExternalFile(ReadFile(name="kernel", path=str(tmp_path / "gone")), UID).ensure()
