@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pyroute2 import netns
 
 from roost.common.files import write_json
 from roost.common.paths import Home
@@ -120,6 +121,19 @@ def sleeping_vm(house: House, ready_vm: str) -> str:
     """Asleep, durably; `/tmp/nonce` is in its saved memory. The caller wakes it."""
     house.sleep(ready_vm)
     return ready_vm
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """A network namespace of the test's own: the test, and what it starts from here on, is in it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    name = f"roost-test-{os.getpid()}-{next(_numbers)}"
+    netns.create(name)
+    netns.pushns(name)
+    yield name
+    netns.popns()
+    netns.remove(name)
 
 
 @pytest.fixture

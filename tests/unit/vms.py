@@ -12,6 +12,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from roost.agent.settling import MAX_QUEUES
 from roost.common.paths import Home
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import plan as planning
@@ -111,6 +112,7 @@ def vm_of(spec: VmSpec, *, host: HostFacts = HOST, home: Home = HOME, **record: 
         "machine": machine,
         "cpu": cpu,
         "uid": 700000,
+        "queues": min(spec.cpus, MAX_QUEUES),
         "macs": tuple(nic.mac or f"02:00:00:00:00:{i:02x}" for i, nic in enumerate(spec.nics)),
         "vmgenid": VMGENID,
         "image": image,

@@ -11,6 +11,7 @@ import asyncio
 from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node
 from roost.agent.store import Entry
+from roost.agent.taps import sweep_taps
 from roost.common.log import get_logger
 from roost.host.launcher import trim_log
 from roost.hypervisors.base import Event
@@ -24,6 +25,7 @@ async def reconcile_loop(node: Node, lifecycle: Lifecycle) -> None:
     """For ever, every `INTERVAL_S`."""
     while True:
         await asyncio.sleep(INTERVAL_S)
+        await sweep_taps(node)
         for entry in node.store.all():
             try:
                 await reconcile(node, lifecycle, entry)

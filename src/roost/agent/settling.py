@@ -25,12 +25,19 @@ from roost.model.vm import ImageUse, VmRecord
 if TYPE_CHECKING:
     from roost.agent.node import Node
 
+MAX_QUEUES = 8
+"""More pairs of queues than this for one NIC cost memory and interrupts, and bring nothing that can be measured."""
 _ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 def new_id(first: str = "v") -> str:
     """12 characters, the first a letter; with 55 random bits no two VMs of a fleet share one."""
     return first + "".join(secrets.choice(_ALPHABET) for _ in range(11))
+
+
+def nic_queues(spec: VmSpec) -> int:
+    """A pair of queues for each vCPU."""
+    return min(spec.cpus, MAX_QUEUES)
 
 
 def mac_seed(home: Home) -> str:
@@ -146,6 +153,7 @@ async def draft_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None)
         cpu="",
         uid=uid,
         macs=settle_macs(node, spec),
+        queues=nic_queues(spec),
         vmgenid=str(uuid.uuid4()),
         image=image,
         disk_images=disk_images,
@@ -161,5 +169,5 @@ def resettle(entry: Entry, node: Node, spec: VmSpec) -> VmRecord:
         for key, value in changes.items()
         if getattr(spec, key) != getattr(before, key) and spec is not before
     }
-    record = record.model_copy(update={**kept, "macs": settle_macs(node, spec)})
+    record = record.model_copy(update={**kept, "macs": settle_macs(node, spec), "queues": nic_queues(spec)})
     return record.model_copy(update={"ports": node.backend(entry).ports(Vm(record, spec, node.home))})

@@ -24,6 +24,7 @@ from roost.agent.progress import Progress, ignore
 from roost.agent.reconcile import reconcile_loop
 from roost.agent.settling import draft_record, new_record
 from roost.agent.store import Entry
+from roost.agent.taps import sweep_taps
 from roost.api.types import AgentEvent, ApplyResult, VmView
 from roost.common.log import get_logger
 from roost.common.waiting import poll_until
@@ -68,6 +69,7 @@ class Vms:
                 with contextlib.suppress(RoostError, OSError):  # in memory it is noted also on a full disk
                     entry.update(state="running" if alive else "failed", reason=f"recovery failed: {error}")
         await self._node.sweep()
+        await sweep_taps(self._node)
         self._tasks.append(asyncio.create_task(reconcile_loop(self._node, self._lifecycle), name="reconcile"))
         if first_after_boot:
             self._tasks.append(asyncio.create_task(autostart(self._node, self._lifecycle), name="autostart"))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ from roost.host.accel import accelerator_verdict
 from roost.host.cache import boot_id, keep
 from roost.host.commands import find_tool, run
 from roost.host.firmware import find_firmware
+from roost.host.launcher import device_groups
 from roost.model.host import HostFacts, QemuFacts
 
 __all__ = ["boot_id", "observe_host"]
@@ -52,6 +54,7 @@ async def observe_host(home: Home) -> HostFacts:
         firmware=find_firmware(arch),
         swtpm=find_tool("swtpm"),
         iommu=has_iommu(),
+        vhost_net=has_vhost_net(),
     )
 
 
@@ -118,6 +121,17 @@ def cgroup_layout(mounts: str | None = None) -> Literal["v2", "v1", "hybrid", "n
     if "cgroup" in kinds:
         return "hybrid" if "cgroup2" in kinds else "v1"
     return "v2" if "cgroup2" in kinds else "none"
+
+
+def has_vhost_net(device: Path = Path("/dev/vhost-net")) -> bool:
+    """The kernel has it, and VMs may open it: under a user id of their own, by the device's group or as everybody."""
+    try:
+        os.close(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+        mode = device.stat().st_mode
+    except OSError:
+        return False
+    for_all = stat.S_IROTH | stat.S_IWOTH
+    return mode & for_all == for_all or bool(device_groups((str(device),)))
 
 
 def has_iommu(groups: Path = Path("/sys/kernel/iommu_groups")) -> bool:

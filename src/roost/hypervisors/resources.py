@@ -40,6 +40,7 @@ from roost.model.plan import (
     TapResource,
     TpmResource,
 )
+from roost.model.taps import tap_name
 
 log = get_logger(__name__)
 
@@ -107,17 +108,18 @@ class Resources:
         disks = [r for r in self._plan.resources if isinstance(r, DiskResource | ExternalDisk)]
         return [disk for disk in disks if disk.name == name]
 
-    async def ensure_tap(self, mac: str) -> None:
-        """Make the tap of the NIC with this MAC, if it has one, for hotplug."""
-        for resource in self._taps(mac):
+    async def ensure_tap(self, nic: int) -> None:
+        """Make the tap of this NIC, if it has one, for hotplug."""
+        for resource in self._taps(nic):
             await self._ensure(resource)
 
-    async def release_tap(self, mac: str) -> None:
-        for resource in self._taps(mac):
+    async def release_tap(self, nic: int) -> None:
+        for resource in self._taps(nic):
             await self._release(resource)
 
-    def _taps(self, mac: str) -> list[TapResource]:
-        return [r for r in self._plan.resources if isinstance(r, TapResource) and r.mac == mac]
+    def _taps(self, nic: int) -> list[TapResource]:
+        name = tap_name(self._vm.id, nic)
+        return [r for r in self._plan.resources if isinstance(r, TapResource) and r.name == name]
 
     async def release(self) -> None:
         """End and remove what exists only while the VM runs. Idempotent; goes on past a part that fails."""

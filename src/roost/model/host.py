@@ -64,6 +64,8 @@ class HostFacts(Model):
     swtpm: str | None = None
     """Path of swtpm, None when it is not installed."""
     iommu: bool = False
+    vhost_net: bool = False
+    """VMs can open /dev/vhost-net."""
 
 
 class Check(Model):

@@ -88,9 +88,16 @@ class TapResource(Model):
 
     kind: Literal["tap"] = "tap"
     name: str
+    """At most 15 bytes; see `taps.tap_name`."""
+    alias: str = ""
+    """Whose it is; see `taps.TapOwner`."""
     bridge: str
     mac: str
+    """The guest's."""
     queues: int = 1
+    """Pairs of queues; one for each vCPU up to a limit."""
+    vhost: bool = False
+    """The kernel moves its packets (vhost-net), not the VMM."""
 
 
 class HostDevice(Model):

@@ -54,6 +54,8 @@ class VmRecord(Model):
     """The VM's own user id when Roost is root; None when rootless."""
     macs: tuple[str, ...]
     """One for each NIC of the spec, in order."""
+    queues: int = 1
+    """Pairs of queues of each virtio NIC on a bridge or network, settled at each cold start: device state depends on it."""
     vmgenid: str
     """VM generation id, a UUID: a new one for each clone and each return to a snapshot.
     Source: QEMU docs/specs/vmgenid, 7.2."""

@@ -13,7 +13,7 @@ from tests.unit.cli.conftest import Golden, Roost
 
 WORDS = """
 up down version completion
-host check|install
+host check|install|prepare
 image build|add|pull|list|show|delete
 vm plan|create|apply|edit|list|show|start|stop|reboot|restart|pause|resume|sleep|wake|clone|delete
 vm exec|cp|console|screenshot|logs|events|wait

@@ -8,7 +8,7 @@ import pytest
 
 from roost.errors import HostError
 from roost.host.accel import ProbeResult, explain, kvm_obstacle
-from roost.host.facts import _parse, cgroup_layout, has_iommu, parse_machines
+from roost.host.facts import _parse, cgroup_layout, has_iommu, has_vhost_net, parse_machines
 
 MACHINES = """Supported machines are:
 microvm              microvm (i386)
@@ -116,3 +116,12 @@ def test_the_probe_guest_is_built_from_its_source(tmp_path: Path) -> None:
     argv = ["ld", "-Ttext=0xff000", "--oformat=binary", "-e", "start", str(tmp_path / "o"), "-o", str(built)]
     subprocess.run(argv, check=True)
     assert built.read_bytes() == source.with_suffix(".bin").read_bytes()
+
+
+def test_vhost_net_counts_only_where_a_vms_own_user_can_open_it(tmp_path: Path) -> None:
+    device = tmp_path / "vhost-net"
+    assert not has_vhost_net(device)
+    device.touch(mode=0o600)
+    assert not has_vhost_net(device)
+    device.chmod(0o666)
+    assert has_vhost_net(device)

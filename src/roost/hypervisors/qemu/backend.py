@@ -331,15 +331,20 @@ class QemuHypervisor:
 
     async def attach_nic(self, vm: Vm, index: int) -> None:
         hotplug.refuse_without_hotplug(vm, "NIC")
-        await self._sessions.resources(vm).ensure_tap(vm.record.macs[index])
-        monitor = await self._sessions.monitor(vm)
-        await hotplug.plug(monitor, hotplug.nic_attachment(self._sessions, vm, index))
+        resources = self._sessions.resources(vm)
+        await resources.ensure_tap(index)
+        try:
+            monitor = await self._sessions.monitor(vm)
+            await hotplug.plug(monitor, hotplug.nic_attachment(self._sessions, vm, index))
+        except RoostError:
+            await resources.release_tap(index)
+            raise
 
     async def detach_nic(self, vm: Vm, index: int) -> None:
         monitor = await self._sessions.monitor(vm)
         await hotplug.unplug(monitor, vm, devices.nic_id(index))
         await monitor.execute("netdev_del", {"id": f"net{index}"})
-        await self._sessions.resources(vm).release_tap(vm.record.macs[index])
+        await self._sessions.resources(vm).release_tap(index)
 
     def referenced_disks(self, home: Home) -> list[Path]:
         return copies.referenced_disks(home)

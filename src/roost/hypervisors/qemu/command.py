@@ -15,6 +15,7 @@ from roost.hypervisors.qemu import devices
 from roost.hypervisors.qemu.devices import Attachment, Json, Slots
 from roost.model.host import FirmwareImage, HostFacts
 from roost.model.plan import DiskResource, ExternalDisk, RamResource, Resource, SeedDrive, TapResource
+from roost.model.taps import tap_name
 
 SEED_SLOTS = {"cidata": 0x08, "config": 0x09, "secrets": 0x0A}
 SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
@@ -208,7 +209,6 @@ def _host_device(index: int, device: object) -> Json:
 
 def _attachments(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> list[Attachment]:
     specs = dict(vm.disks())
-    taps = [r for r in resources if isinstance(r, TapResource)]
     found: list[Attachment] = []
     boot_indices, units = count(1), count()
     for resource in resources:
@@ -230,8 +230,7 @@ def _attachments(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> list[
         devices.cdrom(slots, index, cdrom.path, unit=next(units))
         for index, cdrom in enumerate(vm.spec.cdroms)
     ]
-    by_mac = {tap.mac: tap for tap in taps}
+    by_name = {r.name: r for r in resources if isinstance(r, TapResource)}
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
-        tap = by_mac.get(mac)
-        found.append(devices.nic(slots, index, nic, mac, tap=tap.name if tap else None))
+        found.append(devices.nic(slots, index, nic, mac, by_name.get(tap_name(vm.id, index))))
     return found

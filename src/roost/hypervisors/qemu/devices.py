@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from roost.model.plan import TapResource
 from roost.model.spec import DiskSpec, NicSpec
 
 Json = dict[str, Any]
@@ -211,10 +212,8 @@ def cdrom(slots: Slots, index: int, path: str | None, *, unit: int) -> Attachmen
 _NIC_DRIVERS = {"virtio": "virtio-net", "e1000e": "e1000e", "e1000": "e1000", "rtl8139": "rtl8139"}
 
 
-def nic(
-    slots: Slots, index: int, spec: NicSpec, mac: str, *, tap: str | None = None, queues: int = 1
-) -> Attachment:
-    """A NIC on the user-mode network, or on the tap `tap`."""
+def nic(slots: Slots, index: int, spec: NicSpec, mac: str, tap: TapResource | None) -> Attachment:
+    """A NIC on its tap, or without one on the user-mode network."""
     device_id = nic_id(index)
     driver = _NIC_DRIVERS[spec.model]
     device: Json = {"driver": driver, "id": device_id, "netdev": f"net{index}", "mac": mac}
@@ -222,8 +221,9 @@ def nic(
         device["driver"] = f"{driver}-{slots.virtio}"
         if slots.family != "microvm":
             device["romfile"] = ""
-        if queues > 1:
-            device |= {"mq": True, "vectors": 2 * queues + 2}
+        if tap is not None and tap.queues > 1:
+            # One vector for each queue, one for control, one for changes of the configuration.
+            device |= {"mq": True, "vectors": 2 * tap.queues + 2}
     netdev: Json = {"id": f"net{index}"}
     if tap is None:
         forwards = [
@@ -231,9 +231,8 @@ def nic(
         ]
         netdev |= {"type": "user"} | ({"hostfwd": forwards} if forwards else {})
     else:
-        netdev |= {"type": "tap", "ifname": tap, "script": "no", "downscript": "no"}
-        if queues > 1:
-            netdev["queues"] = queues
+        netdev |= {"type": "tap", "ifname": tap.name, "script": "no", "downscript": "no"}
+        netdev |= ({"queues": tap.queues} if tap.queues > 1 else {}) | ({"vhost": True} if tap.vhost else {})
     return Attachment(netdevs=(netdev,), devices=(device | slots.place(device_id),))
 
 

@@ -17,6 +17,7 @@ from roost.hypervisors.qemu.plan import allocate_ports
 from roost.hypervisors.qemu.qmp import Monitor
 from roost.hypervisors.qemu.session import Sessions
 from roost.model.plan import DiskResource, ExternalDisk, TapResource
+from roost.model.taps import tap_name
 
 UNPLUG_TIMEOUT_S = 30.0
 """A guest answers an unplug request within a second; under software emulation and load it needs more."""
@@ -37,9 +38,9 @@ def disk_attachment(sessions: Sessions, vm: Vm, name: str) -> Attachment:
 
 
 def nic_attachment(sessions: Sessions, vm: Vm, index: int) -> Attachment:
-    mac = vm.record.macs[index]
-    taps = [r for r in sessions.accepted_plan(vm).resources if isinstance(r, TapResource) and r.mac == mac]
-    return devices.nic(slots_of(vm), index, vm.spec.nics[index], mac, tap=taps[0].name if taps else None)
+    taps = {r.name: r for r in sessions.accepted_plan(vm).resources if isinstance(r, TapResource)}
+    tap = taps.get(tap_name(vm.id, index))
+    return devices.nic(slots_of(vm), index, vm.spec.nics[index], vm.record.macs[index], tap)
 
 
 def refuse_without_hotplug(vm: Vm, what: str) -> None:

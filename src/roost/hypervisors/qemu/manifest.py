@@ -17,6 +17,7 @@ from roost.host.layers import current_file
 from roost.host.qcow2 import backing_chain, holds_nothing
 from roost.host.seed import needs_seed
 from roost.hypervisors.base import Vm
+from roost.hypervisors.qemu.plan import nic_queues
 from roost.model.base import Model
 from roost.model.host import HostFacts
 
@@ -99,7 +100,11 @@ def topology(vm: Vm, ports: dict[str, int]) -> tuple[str, ...]:
     """The devices that a saved state depends on, in one comparable form."""
     fixed = [f"{name}:{disk.bus}" for name, disk in vm.disks()]
     fixed += [f"cdrom{index}" for index, _ in enumerate(vm.spec.cdroms)]
-    fixed += [f"nic{index}:{nic.model}" for index, nic in enumerate(vm.spec.nics)]
+    queues = [nic_queues(vm, index) for index, _ in enumerate(vm.spec.nics)]
+    fixed += [
+        f"nic{index}:{nic.model}" + (f" with {queues[index]} queues" if queues[index] > 1 else "")
+        for index, nic in enumerate(vm.spec.nics)
+    ]
     fixed += [f"hostdev{index}:{device.pci or device.usb}" for index, device in enumerate(vm.spec.devices)]
     fixed += [f"drive:{drive.kind}" for drive in vm.spec.drives]
     fixed += ["drive:cidata"] if needs_seed(vm.spec) else []

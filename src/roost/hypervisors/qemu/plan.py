@@ -29,6 +29,7 @@ from roost.model.plan import (
     TpmResource,
 )
 from roost.model.spec import DiskSpec, VmSpec
+from roost.model.taps import TapOwner, tap_name
 
 DEFAULT_CPU = "Westmere-v1"
 """x86-64-v2 with AES: every host of the last decade has it, TCG emulates all of it, and current distributions boot on it."""
@@ -70,7 +71,7 @@ def plan(vm: Vm, host: HostFacts, firmware: FirmwareImage | None, memory: Path |
     """
     ports = allocate_ports(vm)
     slots = devices.Slots(devices.family_of(vm.record.machine), ports)
-    resources = _resources(vm, firmware, memory or vm.paths.run)
+    resources = _resources(vm, host, firmware, memory or vm.paths.run)
     reasons = refusals(vm, host, firmware, memory, ports, command.models(vm, slots, resources))
     if reasons:
         return Plan(hypervisor="qemu", accepted=False, refusals=tuple(reasons))
@@ -111,7 +112,7 @@ def _warnings(vm: Vm, host: HostFacts) -> list[str]:
     return warnings
 
 
-def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Resource, ...]:
+def _resources(vm: Vm, host: HostFacts, firmware: FirmwareImage | None, memory: Path) -> tuple[Resource, ...]:
     paths = vm.paths
     resources: list[Resource] = [_disk_resource(vm, name, disk) for name, disk in vm.disks()]
     resources += _read_files(vm.spec)
@@ -127,7 +128,7 @@ def _resources(vm: Vm, firmware: FirmwareImage | None, memory: Path) -> tuple[Re
     resources += _ram(vm, memory)
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
         if nic.bridge is not None:
-            resources.append(TapResource(name=tap_name(vm.id, index), bridge=nic.bridge, mac=mac))
+            resources.append(_tap(vm, host, index, nic.bridge, mac))
     for device in vm.spec.devices:
         resources.append(
             HostDevice(pci=command.full_address(device.pci) if device.pci else "", usb=device.usb or "")
@@ -143,9 +144,23 @@ def _read_files(spec: VmSpec) -> list[ReadFile]:
     return [ReadFile(name=name, path=path) for name, path in files.items() if path]
 
 
-def tap_name(vm_id: str, index: int) -> str:
-    """At most 15 characters (IFNAMSIZ): `t`, the VM's id, the NIC's number."""
-    return f"t{vm_id}{index}"
+def nic_queues(vm: Vm, index: int) -> int:
+    """Pairs of queues of a NIC: more than one only where they have interrupts of their own, which needs PCI."""
+    nic = vm.spec.nics[index]
+    many = nic.model == "virtio" and not nic.is_user and devices.family_of(vm.record.machine) != "microvm"
+    return vm.record.queues if many else 1
+
+
+def _tap(vm: Vm, host: HostFacts, index: int, bridge: str, mac: str) -> TapResource:
+    return TapResource(
+        name=tap_name(vm.id, index),
+        alias=TapOwner.of(vm.home.state, vm.id, vm.spec.name, index).alias,
+        bridge=bridge,
+        mac=mac,
+        queues=nic_queues(vm, index),
+        # Under software emulation a virtio device has no host notifiers, and QEMU could not start vhost.
+        vhost=host.vhost_net and vm.record.accelerator == "kvm" and vm.spec.nics[index].model == "virtio",
+    )
 
 
 def _disk_resource(vm: Vm, name: str, disk: DiskSpec) -> Resource:

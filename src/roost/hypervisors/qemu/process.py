@@ -34,7 +34,9 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
     for name in ("qmp", "tools", "qga", "serial", "vnc"):
         vm.paths.socket(name).unlink(missing_ok=True)
     devices = ["/dev/kvm"] if plan.accelerator == "kvm" else []
-    devices += ["/dev/net/tun"] if any(isinstance(r, TapResource) for r in plan.resources) else []
+    taps = [r for r in plan.resources if isinstance(r, TapResource)]
+    devices += ["/dev/net/tun"] if taps else []
+    devices += ["/dev/vhost-net"] if any(tap.vhost for tap in taps) else []
     handle = await launch_process(
         Launch(
             name=f"roost-vm-{vm.id}",

@@ -277,3 +277,10 @@ def qcow2_header(backing: bytes) -> bytes:
     """Source: QEMU docs/interop/qcow2.txt, version 2."""
     head = b"QFI\xfb" + (2).to_bytes(4) + (72).to_bytes(8) + len(backing).to_bytes(4) + (16).to_bytes(4)
     return head + (1 << 20).to_bytes(8) + bytes(72 - len(head) - 8) + backing + bytes(100)
+
+
+def test_a_nic_with_other_queues_is_another_device() -> None:
+    spec = spec_of(image="debian", cpus=4, nics=[{"bridge": "br0"}])
+    saved = manifest_of(vm_of(spec, queues=1))
+    assert reasons(saved, vm_of(spec, queues=1)) == []
+    assert reasons(saved, vm_of(spec)) == ["devices have changed: nic0:virtio, nic0:virtio with 4 queues"]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from roost.common.paths import Home
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu.devices import PORTS
-from roost.hypervisors.qemu.plan import DEFAULT_CPU, allocate_ports, settle, tap_name
+from roost.hypervisors.qemu.plan import DEFAULT_CPU, allocate_ports, settle
 from roost.model.host import AcceleratorVerdict, HostFacts
 from roost.model.plan import (
     DiskResource,
@@ -347,7 +347,42 @@ def test_a_tap_belongs_to_its_nic() -> None:
     (tap,) = (r for r in plan.resources if isinstance(r, TapResource))
     assert (tap.name, tap.bridge, tap.mac) == ("tvabcdefghijk1", "br0", "02:00:00:00:00:09")
     assert [netdev["type"] for netdev in values(plan, "-netdev")] == ["user", "tap"]
-    assert len(tap_name("v" + "x" * 11, PORTS - 1)) == 15
+
+
+def test_a_nic_on_a_bridge_has_a_queue_for_each_vcpu_where_it_can() -> None:
+    def queues(model: str, **keys: Any) -> list[int]:
+        plan = accepted(nics=[{"bridge": "br0", "model": model}], **keys)
+        return [r.queues for r in plan.resources if isinstance(r, TapResource)]
+
+    assert queues("virtio") == [1]
+    assert queues("virtio", cpus=4) == [4]
+    assert queues("virtio", cpus=64) == [8]
+    assert queues("e1000", cpus=4) == [1]
+
+
+def test_a_vm_of_before_keeps_its_one_queue_until_its_next_start() -> None:
+    spec = spec_of(image="debian", cpus=4, nics=[{"bridge": "br0"}])
+    plan = plan_of(vm_of(spec, queues=1))
+    assert [r.queues for r in plan.resources if isinstance(r, TapResource)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "vhost_net", "model", "expected"),
+    [
+        ("kvm", True, "virtio", True),
+        ("kvm", False, "virtio", False),
+        ("kvm", True, "e1000", False),
+        ("tcg", True, "virtio", False),
+    ],
+)
+def test_the_kernel_moves_packets_where_it_can(
+    accelerator: str, vhost_net: bool, model: str, expected: bool
+) -> None:
+    host = HOST.model_copy(update={"vhost_net": vhost_net})
+    vm = vm_of(spec_of(image="debian", accelerator=accelerator, nics=[{"bridge": "br0", "model": model}]))
+    plan = plan_of(vm, host)
+    assert [r.vhost for r in plan.resources if isinstance(r, TapResource)] == [expected]
+    assert [netdev.get("vhost", False) for netdev in values(plan, "-netdev")] == [expected]
 
 
 # --- Warnings --------------------------------------------------------------------------------------------------
