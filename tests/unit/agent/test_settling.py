@@ -166,6 +166,5 @@ def test_what_the_spec_changed_is_settled_anew_and_nothing_else(tmp_path: Path) 
 def test_a_vm_has_a_queue_for_each_vcpu_from_its_next_cold_start_on(tmp_path: Path) -> None:
     node = make_node(tmp_path)
     entry = load_vm(node, spec_of())
-    entry.spec = spec_of(cpus=4)
     assert entry.record.queues == 1
-    assert resettle(entry, node).queues == 4
+    assert resettle(entry, node, spec_of(cpus=4)).queues == 4
