@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ ADDRESS = "cat /sys/class/net/eth*/address 2>/dev/null || true"
 
 
 @pytest.fixture
-def bridged(namespace: str, own_house: House) -> House:
+def bridged(namespace: str, own_house: House) -> Iterator[House]:
     """A house whose agent serves in a namespace with the bridge br0."""
     for words in ("link add br0 mtu 1400 type bridge", f"addr add {HOST}/24 dev br0", "link set br0 up"):
         ip(words)
     own_house.serve()
-    return own_house
+    yield own_house
+    for name in own_house.names():  # each gives back what it was given of /dev/net/tun
+        own_house.delete(name)
 
 
 def ip(words: str) -> None:
