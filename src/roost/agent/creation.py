@@ -170,7 +170,14 @@ class Creation:
     def _settle_target(self, target: Entry) -> None:
         asleep = self._node.backend(target).has_saved_state(target.vm)
         state = "sleeping" if asleep else "stopped"
-        target.update(state=state, desired=state, generation=1, transition=None, durable=True)
+        target.update(
+            state=state,
+            desired=state,
+            generation=1,
+            transition=None,
+            boot_id=self._node.boot_id,
+            durable=True,
+        )
 
 
 def _begun() -> Transition:

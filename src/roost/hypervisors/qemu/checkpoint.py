@@ -276,12 +276,21 @@ async def make_durable(sessions: Sessions, vm: Vm) -> None:
     """Put everything that a wake needs on stable storage, and only then say so in the manifest.
 
     RAM on tmpfs is moved to disk; until that is done the VM has freed no memory.
+
+    Raises:
+        StateError: nothing is saved.
+        StorageError: the host has restarted since, so that what is there now may not be what was saved.
     """
     manifest = read_manifest(manifest_path(vm.paths.state))
     if manifest is None:
         raise StateError(f"{vm.spec.name} has no saved state", actual="stopped", required="sleeping")
     if manifest.durable:
         return
+    if manifest.boot_id != boot_id():
+        raise StorageError(
+            f"the host restarted before the memory of {vm.spec.name} was safe on disk",
+            hint=f"`roost vm start {vm.spec.name} --cold` boots it afresh and gives up the saved state",
+        )
     backing = ram_resource(sessions.plan(vm))
     if backing is not None and Path(backing.path) != vm.paths.ram:
         await copy_file(Path(backing.path), vm.paths.ram, uid=vm.record.uid)
