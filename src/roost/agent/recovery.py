@@ -92,7 +92,7 @@ def _without_process(status: VmStatus, boot_id: str, operation: str) -> Verdict:
     if operation not in ("start", "stop"):
         if status.state == "failed":
             return Verdict("failed", repair, status.reason)
-        if status.state == "sleeping":
+        if status.state == "sleeping" or (status.state == "warm" and status.sleep is not None):
             lost = "its saved state is damaged or lost; `roost vm start --cold` boots it afresh"
             return Verdict("failed", repair, lost)
     if status.state in ("running", "warm") or operation in ("start", "wake", "sleep"):

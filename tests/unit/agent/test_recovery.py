@@ -9,7 +9,7 @@ import pytest
 
 from roost.agent.recovery import Verdict, judge
 from roost.hypervisors.base import Observation
-from roost.model.vm import Transition, VmState, VmStatus
+from roost.model.vm import SleepReport, Transition, VmState, VmStatus
 
 BOOT, EARLIER = "this-boot", "earlier-boot"
 OPERATIONS = (
@@ -235,6 +235,15 @@ def carried_out(case: Case, verdict: Verdict) -> Case:
 def test_a_case_that_has_a_name(was: VmStatus, saw: Observation, state: str, repair: str) -> None:
     verdict = judge(was, saw, BOOT)
     assert (verdict.state, verdict.repair) == (state, repair)
+
+
+@pytest.mark.parametrize("boot", [BOOT, EARLIER])
+def test_a_sleeper_that_lost_its_memory_before_it_had_left_tmpfs_is_not_quietly_stopped(boot: str) -> None:
+    report = SleepReport(generation=1, boot_id=boot, paused_ms=9, state_bytes=1)
+    was = status("warm", desired="sleeping", boot_id=boot, sleep=report)
+    verdict = judge(was, seen("none", "spent"), BOOT)
+    assert (verdict.state, verdict.repair, verdict.crashed) == ("failed", "none", False)
+    assert "--cold" in verdict.reason
 
 
 def test_how_a_vm_ended_is_told_apart() -> None:
