@@ -53,7 +53,13 @@ def _built(recipe: str) -> Path:
 
 
 def furnished(root: Path, image: Path, name: str = "tiny", enclave: Enclave | None = None) -> House:
-    """A house that has one image, sharing its blocks with the cache where both are on one filesystem."""
+    """A house that has one image."""
+    furnish(root, image, name)
+    return House(root, {"image": name}, enclave)
+
+
+def furnish(root: Path, image: Path, name: str) -> None:
+    """Put an image into a home, sharing its blocks with the cache where both are on one filesystem."""
 
     def link(source: str, target: str) -> None:
         try:
@@ -64,7 +70,6 @@ def furnished(root: Path, image: Path, name: str = "tiny", enclave: Enclave | No
     images = root / "images"
     shutil.copytree(image, images / image.name, copy_function=link)
     write_json(images / "names.json", {name: image.name})
-    return House(root, {"image": name}, enclave)
 
 
 @pytest.fixture(scope="module")

@@ -181,6 +181,7 @@ _nic_manner = _some(
     model=st.sampled_from(["virtio", "e1000e", "e1000", "rtl8139"]),
     ip=st.sampled_from(["192.168.1.20/24", "fd00::20/64"]),
 )
+_limits = _some(bandwidth=st.sampled_from(["100Mbit", 10**9]), packets=st.integers(10, 10**9))
 _nic_place = st.one_of(
     st.builds(
         lambda name: {"bridge": name}, st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", fullmatch=True)
@@ -189,7 +190,7 @@ _nic_place = st.one_of(
     st.just({}),
     st.builds(lambda forwards: {"forwards": forwards}, st.lists(_forwards, max_size=2)),
 )
-_nics = st.lists(st.tuples(_nic_place, _nic_manner).map(lambda part: part[0] | part[1]), max_size=4)
+_nics = st.lists(st.tuples(_nic_place, _nic_manner, _limits).map(lambda parts: _nic(*parts)), max_size=4)
 _boots = st.one_of(
     st.just({}),
     st.builds(lambda path, more: {"kernel": path, **more}, _paths, _some(initrd=_paths, cmdline=_line)),
@@ -266,6 +267,13 @@ def spec_documents(draw: st.DrawFn) -> dict[str, Any]:
     firmwares = [None, "bios", "uefi", "uefi-secure"] if boots_from_disk else [None, "direct"]
     firmware = draw(st.sampled_from([*firmwares, *(["direct"] if "image" in document else [])]))
     return document if firmware is None else document | {"firmware": firmware}
+
+
+def _nic(place: dict[str, Any], manner: dict[str, Any], limits: dict[str, Any]) -> dict[str, Any]:
+    """Limits need a tap, and a network wants an address without its prefix length."""
+    if "network" in place and "ip" in manner:
+        manner = manner | {"ip": "10.208.0.20"}
+    return place | manner | (limits if "network" in place or "bridge" in place else {})
 
 
 def _listens(forward: dict[str, Any]) -> tuple[str, int, str]:

@@ -13,6 +13,8 @@ from functools import partial
 from roost.agent.events import EventBus
 from roost.agent.http.services import Services
 from roost.agent.images import Images
+from roost.agent.network_views import NetworkViews
+from roost.agent.networks import Networks
 from roost.agent.node import Node
 from roost.agent.store import Store
 from roost.agent.vms import Vms
@@ -51,6 +53,9 @@ async def agent_services(home: Home) -> AsyncIterator[Services]:
     hypervisors: list[Hypervisor] = [QemuHypervisor(facts)]
     events = EventBus()
     images = ImageStore(home)
+    store = Store(home)
+    networks = Networks(home, facts, store)
+    networks.load()
     vms = Vms(
         Node(
             home=home,
@@ -59,12 +64,21 @@ async def agent_services(home: Home) -> AsyncIterator[Services]:
             hypervisors={backend.name: backend for backend in hypervisors},
             consoles=consoles,
             bus=events,
-            store=Store(home),
+            store=store,
+            networks=networks,
         )
     )
     await vms.start_up()
     try:
-        yield Services(home, vms, Images(images, vms.image_users), Host(home, facts), consoles, events)
+        yield Services(
+            home,
+            vms,
+            Images(images, vms.image_users),
+            NetworkViews(networks),
+            Host(home, facts),
+            consoles,
+            events,
+        )
     finally:
         idle = not any(view.state in ("running", "warm") for view in vms.list())
         await vms.close()

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 from roost.agent.lifecycle import Lifecycle
 from roost.agent.node import Node
 from roost.agent.progress import Progress, ignore
-from roost.agent.settling import new_id, new_record, settle_macs
+from roost.agent.settling import new_id, new_record, settle_nics
 from roost.agent.store import Entry
 from roost.common import steps
 from roost.common.clock import timestamp
@@ -58,6 +58,7 @@ class Creation:
         steps.reached("create:noted")
         try:
             progress("making disks", 0, None)
+            await self._node.networks.publish(entry)
             await self._node.backend(entry).create(entry.vm)
             steps.reached("create:made")
             entry.update(transition=None, durable=True)
@@ -81,6 +82,7 @@ class Creation:
     async def _undo(self, entry: Entry) -> None:
         await self._node.backend(entry).delete(entry.vm, delete_disks=True)
         self._node.store.forget(entry)
+        await self._node.networks.forget(entry.name)
 
     def _refuse_taken(self, name: str) -> None:
         if self._node.store.has(name):
@@ -113,6 +115,7 @@ class Creation:
                 await self._node.backend(source).clone(source.vm, [target.vm for target in targets])
                 for target in targets:
                     self._settle_target(target)
+                await self._node.networks.publish()
             except BaseException:
                 await asyncio.shield(self._undo_all(targets))
                 raise
@@ -158,7 +161,7 @@ class Creation:
                 "uuid": str(uuid.uuid4()),
                 "created": timestamp(),
                 "uid": self._new_uid(),
-                "macs": settle_macs(self._node, spec),
+                **settle_nics(self._node, spec),
                 "vmgenid": str(uuid.uuid4()),
                 "parent": source.id,
             }

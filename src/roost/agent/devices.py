@@ -10,7 +10,7 @@ from functools import partial
 
 from roost.agent import changes
 from roost.agent.node import Node
-from roost.agent.settling import resettle, settle_macs
+from roost.agent.settling import resettle, settle_nics
 from roost.agent.store import Entry
 from roost.api.types import ApplyResult, Change
 from roost.common import steps
@@ -157,8 +157,8 @@ class Devices:
     async def attach_nic(self, ref: str, nic: NicSpec) -> None:
         async with self._node.working(ref, "attach") as entry:
             edit = partial(_with_nic, nic)
-            macs = settle_macs(self._node, edit(entry.applied))
-            await self._plug(entry, edit, {"macs": macs}, nic=len(entry.applied.nics))
+            nics = settle_nics(self._node, edit(entry.applied))
+            await self._plug(entry, edit, nics, nic=len(entry.applied.nics))
 
     async def detach_nic(self, ref: str, index: int) -> None:
         """Take the last NIC out: NICs are known by their place, so that one in the middle cannot go."""
@@ -172,8 +172,12 @@ class Devices:
             _refuse_asleep(entry)
             if entry.status.state in ("running", "warm"):
                 await self._node.backend(entry).detach_nic(entry.vm, index)
-            macs: dict[str, object] = {"macs": entry.record.macs[:-1]}
-            self._note(entry, lambda spec: spec.model_copy(update={"nics": spec.nics[:-1]}), macs)
+            left: dict[str, object] = {
+                "macs": entry.record.macs[:last],
+                "addresses": entry.record.addresses[:last],
+            }
+            self._note(entry, lambda spec: spec.model_copy(update={"nics": spec.nics[:-1]}), left)
+            await self._node.networks.publish()
             self._node.tell(entry, "nic-detached", str(index))
 
     async def _plug(
@@ -199,6 +203,7 @@ class Devices:
                 if nic is None:
                     await backend.attach_disk(entry.vm, disk)
                 else:
+                    await self._node.networks.publish(entry)
                     await backend.attach_nic(entry.vm, nic)
             elif nic is None:
                 await backend.create(entry.vm)

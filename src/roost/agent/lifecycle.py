@@ -88,6 +88,7 @@ class Lifecycle:
         steps.reached("start:noted")
         progress("booting", 0, None)
         try:
+            await self._node.networks.publish(entry)
             await self._node.backend(entry).start(entry.vm, partial(self._watch_console, entry))
         except RoostError:
             entry.update(desired="stopped")
@@ -223,6 +224,7 @@ class Lifecycle:
             entry.update(desired="running", epoch=before.epoch + 1, generation=before.generation + 1)
             steps.reached("wake:noted")
             try:
+                await self._node.networks.publish(entry)
                 report = await self._node.backend(entry).wake(entry.vm)
             except RoostError:
                 entry.update(desired=before.desired, generation=before.generation)
@@ -274,6 +276,7 @@ class Lifecycle:
             log.warning("console not forgotten", vm=entry.name, error=str(error))
         await self._node.backend(entry).delete(entry.vm, delete_disks=drop)
         self._node.store.forget(entry)
+        await self._node.networks.forget(entry.name)
         self._node.tell(entry, "deleted")
         await self._node.sweep()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from roost.agent.events import EventBus
 from roost.agent.guests import Guests
+from roost.agent.networks import Networks
 from roost.agent.recovery import judge
 from roost.agent.store import Entry, Store
 from roost.api.types import AgentEvent
@@ -59,6 +60,7 @@ class Node:
     consoles: ConsoleClient
     bus: EventBus
     store: Store
+    networks: Networks
     guests: Guests = field(default_factory=Guests)
     boot_id: str = field(default_factory=boot_id)
     sweeping: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -26,6 +26,10 @@ async def reconcile_loop(node: Node, lifecycle: Lifecycle) -> None:
     while True:
         await asyncio.sleep(INTERVAL_S)
         await sweep_taps(node)
+        try:
+            await node.networks.reconcile()
+        except Exception:  # the loop goes on
+            log.exception("networks not reconciled")
         for entry in node.store.all():
             try:
                 await reconcile(node, lifecycle, entry)

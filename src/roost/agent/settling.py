@@ -8,8 +8,9 @@ from __future__ import annotations
 import secrets
 import uuid
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from roost.agent.addressing import settle_addresses
 from roost.agent.store import Entry
 from roost.common.clock import timestamp
 from roost.common.files import write_atomic
@@ -78,6 +79,15 @@ def settle_macs(node: Node, spec: VmSpec) -> tuple[str, ...]:
     )
 
 
+def settle_nics(node: Node, spec: VmSpec) -> dict[str, Any]:
+    """What the record of the VM with this name says of its NICs: `macs`, and `addresses` on Roost's networks.
+
+    As with `settle_macs`, nothing is noted. The errors of `settle_macs` and `addressing.settle_addresses`.
+    """
+    macs = settle_macs(node, spec)
+    return {"macs": macs, "addresses": settle_addresses(node, spec, macs)}
+
+
 def _note_macs(registry: MacRegistry, entry: Entry) -> None:
     """Everything that a VM has on a segment, or will have at its next start."""
     for spec in (entry.applied, entry.spec):
@@ -135,7 +145,7 @@ async def new_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None) -
 
 
 async def draft_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None) -> VmRecord:
-    """Everything of a record but what the hypervisor settles. The addresses come last: see `settle_macs`."""
+    """Everything of a record but what the hypervisor settles. The addresses come last: see `settle_nics`."""
     image = await use_image(node.images, spec.image) if spec.image else None
     disk_images = {
         name: (await node.images.resolve(disk.image)).id for name, disk in spec.named_disks() if disk.image
@@ -152,7 +162,7 @@ async def draft_record(node: Node, spec: VmSpec, *, vm_id: str, uid: int | None)
         machine="",
         cpu="",
         uid=uid,
-        macs=settle_macs(node, spec),
+        **settle_nics(node, spec),
         queues=nic_queues(spec),
         vmgenid=str(uuid.uuid4()),
         image=image,
@@ -169,5 +179,6 @@ def resettle(entry: Entry, node: Node, spec: VmSpec) -> VmRecord:
         for key, value in changes.items()
         if getattr(spec, key) != getattr(before, key) and spec is not before
     }
-    record = record.model_copy(update={**kept, "macs": settle_macs(node, spec), "queues": nic_queues(spec)})
+    nics = {**settle_nics(node, spec), "queues": nic_queues(spec)}
+    record = record.model_copy(update={**kept, **nics})
     return record.model_copy(update={"ports": node.backend(entry).ports(Vm(record, spec, node.home))})

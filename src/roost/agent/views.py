@@ -75,8 +75,9 @@ async def full_view(node: Node, entry: Entry) -> VmView:
     addresses = [
         Address(address=str(ip_interface(nic.ip).ip), mac=mac, source="spec")
         for nic, mac in zip(entry.spec.nics, entry.record.macs, strict=False)
-        if nic.ip
+        if nic.ip and nic.bridge
     ]
+    addresses += _given(node, entry)
     answers: bool | None = None
     if entry.status.state == "running" and entry.applied.guest_agent:
         found = await _ask_guest(node, entry)
@@ -90,6 +91,22 @@ async def full_view(node: Node, entry: Entry) -> VmView:
             "guest_agent": answers,
         }
     )
+
+
+def _given(node: Node, entry: Entry) -> list[Address]:
+    """What networks have reserved for it, and what it holds of that."""
+    found: list[Address] = []
+    for given, mac in zip(entry.record.addresses, entry.record.macs, strict=False):
+        if given is None:
+            continue
+        leases = node.networks.leases(given.network)
+        found += [Address(address=ip, mac=mac, source="reservation") for ip in (given.ipv4, given.ipv6)]
+        found += [
+            Address(address=ip, mac=mac, source="lease")
+            for ip in (given.ipv4, given.ipv6)
+            if leases.get(ip, "-") in (mac, "")
+        ]
+    return found
 
 
 async def _ask_guest(node: Node, entry: Entry) -> list[Address] | None:

@@ -55,6 +55,10 @@ class Vms:
     async def start_up(self) -> None:
         """Read all VMs, make sense of what an earlier agent left, and begin to listen to them."""
         self._node.store.load()
+        try:
+            await self._node.networks.start_up()
+        except Exception:  # VMs come up all the same: they may need none
+            log.exception("networks not started")
         for backend in self._node.hypervisors.values():
             self._tasks.append(asyncio.create_task(self._listen(backend), name=f"events-{backend.name}"))
         first_after_boot = any(
@@ -81,6 +85,7 @@ class Vms:
         for entry in self._node.store.all():
             await cancel_background(entry)
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._node.networks.close()
         for backend in self._node.hypervisors.values():
             await backend.close()
 

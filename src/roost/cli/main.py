@@ -27,6 +27,7 @@ _SECTIONS = {
     "Work": {
         "vm": ("roost.cli.vm:vm", "Make, run, look into and delete VMs."),
         "image": ("roost.cli.image:image", "Build, add, pull, look at and delete images."),
+        "network": ("roost.cli.network:network", "Make networks for VMs, and say who may reach whom."),
         "host": ("roost.cli.host:host", "See whether this host can run VMs, and set it up."),
         "agent": ("roost.cli.agent:agent", "Run the agent, or empty it before the host goes down."),
     },

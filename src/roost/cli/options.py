@@ -40,6 +40,10 @@ complete_vms = _completer(lambda agent, _: (vm["name"] for vm in agent.vms.list(
 complete_images = _completer(
     lambda agent, _: (image["name"] for image in agent.images.list() if image["name"])
 )
+complete_networks = _completer(lambda agent, _: (network["name"] for network in agent.networks.list()))
+complete_bridges = _completer(
+    lambda agent, _: {nic["attached_to"] for vm in agent.vms.list() for nic in vm["nics"]} - {"user"}
+)
 complete_snapshots = _completer(
     lambda agent, ctx: (snapshot["name"] for snapshot in agent.parts.snapshots(ctx.params["name"]))
 )
@@ -53,6 +57,7 @@ vms_argument = click.argument(
 )
 snapshot_argument = click.argument("snapshot", shell_complete=complete_snapshots)
 disk_argument = click.argument("disk", shell_complete=complete_disks)
+network_argument = click.argument("name", shell_complete=complete_networks)
 image_argument = click.argument("image", shell_complete=complete_images)
 
 
@@ -79,16 +84,18 @@ def timeout_option(text: str, *, default: str | None = None) -> Callable[[F], F]
     )
 
 
-def output_option(command: F) -> F:
-    """`-o`: sets `App.output`."""
-    decorate = click.option(
+def output_forms(*more: str) -> Callable[[F], F]:
+    """`-o`: sets `App.output` to `table`, `json`, `yaml`, or one of `more`, which the command prints itself."""
+    return click.option(
         "-o",
         "--output",
-        type=click.Choice(["table", "json", "yaml"]),
+        type=click.Choice(["table", "json", "yaml", *more]),
         default="table",
         is_eager=True,
         expose_value=False,
         callback=_set_output,
         help="How to print: for people, or as data.",
     )
-    return decorate(command)
+
+
+output_option = output_forms()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from roost.client.guest import Guest
 from roost.client.images import Images
+from roost.client.networks import Networks
 from roost.client.operations import Operation, operate
 from roost.client.parts import Parts
 from roost.client.transport import Json, Transport, path_of
@@ -28,6 +29,7 @@ class Agent:
         self.parts = Parts(self.transport)
         self.guest = Guest(self.transport)
         self.images = Images(self.transport)
+        self.networks = Networks(self.transport)
 
     def version(self) -> Json:
         return dict(self.transport.call("GET", path_of("version")))

@@ -8,6 +8,7 @@ Callers: everything that touches state. Pure: it makes no directory. The tree is
     <state>/images/<sha256>/…                     immutable
     <state>/layers/<id>.qcow2                     frozen disks that overlays stand on
     <state>/kept/<name>-<id>/                     disks of VMs that were deleted without them
+    <state>/networks/<name>/                      network.json, and what its dnsmasq reads and writes
     <state>/vms/<id>/{vm,spec,applied,status}.json, disks/, nvram.fd, tpm/, ram, state, state.json, pid, snapshots/,
                     serial.log
     <run>/agent.sock, <run>/consoles.{sock,lock}, <run>/vms/<id>/{qmp,tools,qga,serial,console,vnc,tpm}.sock
@@ -21,6 +22,8 @@ from pathlib import Path
 
 from roost.errors import HostError
 
+SYSTEM_STATE = Path("/var/lib/roost")
+"""Where root's own Roost keeps its state."""
 SUN_PATH_MAX = 107
 """Longest path of a Unix socket in bytes, without the closing zero. Source: unix(7)."""
 
@@ -62,6 +65,11 @@ class Home:
     def kept(self) -> Path:
         """Disks of VMs that were deleted without them, in `<name>-<id>/`."""
         return self.state / "kept"
+
+    @property
+    def networks(self) -> Path:
+        """Networks that Roost manages, each in a directory of its name."""
+        return self.state / "networks"
 
     @property
     def vms(self) -> Path:
@@ -169,7 +177,7 @@ def default_home() -> Home:
         root = Path(chosen).absolute()
         return Home(root, root / "run")
     if os.geteuid() == 0:
-        return Home(Path("/var/lib/roost"), Path("/run/roost"))
+        return Home(SYSTEM_STATE, Path("/run/roost"))
     state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
     run = Path(os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.geteuid()}")
     return Home(state / "roost", run / "roost")

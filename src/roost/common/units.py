@@ -15,6 +15,7 @@ MAX_SIZE = (1 << 63) - 1
 
 _PREFIXES = " kmgtp"
 _SIZE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*(?:([kmgtp])(?:i?b)?|b)?", re.IGNORECASE | re.ASCII)
+_RATE = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([kmg])?(?:bit)?", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?", re.ASCII)
 _DURATION = re.compile(rf"({_NUMBER.pattern})(ms|s|m|h|d)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -65,6 +66,36 @@ def human_size(size_bytes: float) -> str:
             return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
         size_bytes /= 1024
     return f"{size_bytes:.1f} TiB"
+
+
+def parse_bandwidth(text: str | int) -> int:
+    """Bits per second in `100Mbit`, `1.5 Gbit`, `64kbit`, `10M` or a plain number. Prefixes are decimal, as with links.
+
+    Raises:
+        ValueError: it is not a rate.
+    """
+    if isinstance(text, bool) or not isinstance(text, (str, int)):
+        raise ValueError("not a rate; write it as 100Mbit or 1Gbit")
+    if isinstance(text, int):
+        rate = Fraction(text)
+    else:
+        match = _RATE.fullmatch(text.strip())
+        if match is None:
+            raise ValueError(f"{_shown(text)} is not a rate; write it as 100Mbit or 1Gbit")
+        rate = Fraction(match[1]) * 1000 ** _PREFIXES.index((match[2] or " ").lower())
+    if rate.denominator != 1 or not 0 < rate < 1 << 48:
+        raise ValueError(
+            f"{_shown(str(text))} is not a whole number of bits per second, or no rate of a link"
+        )
+    return int(rate)
+
+
+def format_bandwidth(bits_per_s: int) -> str:
+    """The shortest exact form: `100Mbit`, `1500kbit`, `7bit`. `parse_bandwidth` reads it back."""
+    for prefix, factor in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if bits_per_s % factor == 0:
+            return f"{bits_per_s // factor}{prefix}bit"
+    return f"{bits_per_s}bit"
 
 
 def parse_duration(text: str | int | float) -> float:

@@ -21,7 +21,12 @@ from roost.model.host import Check, HostFacts
 async def run_checks(home: Home, facts: HostFacts) -> list[Check]:
     """One `Check` for each prerequisite, always the same ones in the same order."""
     around = Surroundings(
-        facts=facts, home=home, family=this_family(), root=Path("/"), forward_policy=await forward_policy()
+        facts=facts,
+        home=home,
+        family=this_family(),
+        root=Path("/"),
+        forward_policy=await forward_policy(),
+        docker_user=tuple((await _iptables("DOCKER-USER")).splitlines()),
     )
     return [look(name, around) for name in ALL]
 
@@ -46,10 +51,14 @@ def as_root(command: str) -> str:
 
 async def forward_policy() -> str:
     """What happens to forwarded packets that no iptables rule takes: `ACCEPT`, `DROP`, or empty: not to be seen."""
+    return parse_forward_policy(await _iptables("FORWARD"))
+
+
+async def _iptables(chain: str) -> str:
     try:
-        return parse_forward_policy((await run(["iptables", "-S", "FORWARD"], timeout_s=10)).decode())
+        return (await run(["iptables", "-S", chain], timeout_s=10)).decode()
     except RoostError:
-        return ""  # no iptables, no right to ask, or no such table: then Docker has set none either
+        return ""  # no iptables, no right to ask, or no such chain: then Docker has set none either
 
 
 def parse_forward_policy(rules: str) -> str:

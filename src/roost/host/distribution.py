@@ -21,6 +21,7 @@ _PACKAGES: dict[str, tuple[str, str]] = {
     "swtpm": ("swtpm", "swtpm"),
     "swtpm_setup": ("swtpm-tools", "swtpm-tools"),
     "nft": ("nftables", "nftables"),
+    "dnsmasq": ("dnsmasq-base", "dnsmasq"),
     "mkfs.ext4": ("e2fsprogs", "e2fsprogs"),
     "openssl": ("openssl", "openssl"),
     "chrony": ("chrony", "chrony"),

@@ -55,6 +55,8 @@ class Launch:
     """Other device nodes that it opens, which were opened to its uid alone: none of their groups is given."""
     locks_memory: bool = False
     """It may lock all of its memory, as VFIO does."""
+    capabilities: tuple[str, ...] = ()
+    """What a process that stays root may still do, besides reaching files; only systemd takes the rest away."""
     memory_max: int | None = None
     """Bytes; only systemd enforces it."""
     cpu_weight: int | None = None
@@ -167,7 +169,8 @@ def unit_arguments(order: Launch, *, user: bool) -> list[str]:
         properties += [f"DeviceAllow={device} rw" for device in (*order.devices, *order.nodes)]
         properties += [f'ReadWritePaths="-{path}"' for path in order.writable]
         # A helper that stays root still reaches the files of every VM; what becomes a VM's user gives up the rest.
-        capabilities = "CAP_DAC_OVERRIDE" if order.uid is None else "CAP_SETUID CAP_SETGID CAP_SETPCAP"
+        own = " ".join(("CAP_DAC_OVERRIDE", *order.capabilities))
+        capabilities = own if order.uid is None else "CAP_SETUID CAP_SETGID CAP_SETPCAP"
         properties.append(f"CapabilityBoundingSet={capabilities}")
     arguments = [
         "--collect",

@@ -6,6 +6,7 @@ commands for Debian and Ubuntu or for Enterprise Linux, whichever this is; empty
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -13,12 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from roost.common.files import read_json
 from roost.common.paths import Home
 from roost.common.units import GIB, KIB, MIB, human_size
-from roost.errors import Unsupported
+from roost.errors import RoostError, Unsupported
 from roost.host.commands import find_tool
 from roost.host.distribution import Family, install_command
 from roost.host.firmware import Kind, choose_firmware
+from roost.host.network.rules import MARK
 from roost.host.sandbox import COUNT, FIRST_UID
 from roost.host.space import free_bytes
 from roost.model.host import Check, HostFacts
@@ -36,6 +39,16 @@ class Surroundings:
     family: Family
     root: Path
     forward_policy: str
+    docker_user: tuple[str, ...] = ()
+    """Rules of the chain that Docker leaves to the administrator, as `iptables -S DOCKER-USER` prints them."""
+
+    def networks(self) -> list[str]:
+        """Bridges of the networks that Roost manages, as far as they may be read."""
+        found = []
+        for path in sorted(self.home.networks.glob("*/network.json")):
+            with contextlib.suppress(OSError, RoostError, KeyError, TypeError):
+                found.append(str(read_json(path)["bridge"]))
+        return found
 
     def read(self, path: str) -> str:
         """The text of a file of the host, empty when there is none."""
@@ -148,11 +161,19 @@ def _swtpm(around: Surroundings) -> Check:
 
 
 def _nftables(around: Surroundings) -> Check:
-    tool = find_tool("nft")
+    return _for_networks(around, "nftables", "nft")
+
+
+def _dnsmasq(around: Surroundings) -> Check:
+    return _for_networks(around, "dnsmasq", "dnsmasq")
+
+
+def _for_networks(around: Surroundings, name: str, program: str) -> Check:
+    tool = find_tool(program)
     if tool is None:
-        detail = "networks of Roost's own (NAT, isolation, anti-spoofing) are refused"
-        return _warning("nftables", detail, install_command("nft", around.family))
-    return _ok("nftables", tool)
+        detail = "networks of Roost's own (NAT, isolation, anti-spoofing, DHCP) are refused"
+        return _warning(name, detail, install_command(program, around.family))
+    return _ok(name, tool)
 
 
 def _systemd(around: Surroundings) -> Check:
@@ -230,20 +251,30 @@ def _device(around: Surroundings, name: str, path: str, without: str, module: st
 def _docker_forward(around: Surroundings) -> Check:
     if around.forward_policy != "DROP":
         return _ok("docker-forward", "forwarded packets are not dropped by default")
-    bridge = next(iter(_bridges(around)), "BRIDGE")
+    missing = [rule for rule in _passes(around) if f"-A DOCKER-USER {rule}" not in around.docker_user]
+    if not missing:
+        return _ok("docker-forward", "Docker drops forwarded packets, and lets those of VMs through")
     filtered = around.read("proc/sys/net/bridge/bridge-nf-call-iptables") == "1"
     what = "bridged and routed" if filtered else "routed"
     return _warning(
         "docker-forward",
         f"the policy of iptables' FORWARD chain is DROP (Docker sets it): {what} packets of VMs vanish silently",
-        f"iptables -I DOCKER-USER -i {bridge} -o {bridge} -j ACCEPT",
+        " && ".join(f"iptables -I DOCKER-USER {rule}" for rule in missing),
     )
 
 
+def _passes(around: Surroundings) -> list[str]:
+    """What has to be let through: what Roost's own firewall has judged, and a bridge of the host's own."""
+    managed = [f"-m mark --mark 0x{MARK:x}/0x{MARK:x} -j ACCEPT"] if any(around.networks()) else []
+    bridge = next(iter(_bridges(around)), None if managed else "BRIDGE")
+    return [*managed, *([f"-i {bridge} -o {bridge} -j ACCEPT"] if bridge else [])]
+
+
 def _bridges(around: Surroundings) -> list[str]:
-    """Bridges of the host that are not Docker's own."""
+    """Bridges of the host that are neither Docker's nor Roost's own."""
     names = sorted(path.parent.name for path in (around.root / "sys/class/net").glob("*/bridge"))
-    return [name for name in names if not re.fullmatch(r"docker.*|br-[0-9a-f]{12}", name)]
+    own = set(around.networks())
+    return [name for name in names if not re.fullmatch(r"docker.*|br-[0-9a-f]{12}", name) and name not in own]
 
 
 def _clock(around: Surroundings) -> Check:
@@ -309,6 +340,7 @@ ALL: dict[str, Callable[[Surroundings], Check]] = {
     "ovmf-secure": _ovmf_secure,
     "swtpm": _swtpm,
     "nftables": _nftables,
+    "dnsmasq": _dnsmasq,
     "systemd": _systemd,
     "cgroups": _cgroups,
     "iommu": _iommu,

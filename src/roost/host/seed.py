@@ -38,7 +38,11 @@ _TEXT_TYPES = {
 def needs_seed(spec: VmSpec) -> bool:
     """Whether the spec says anything that only cloud-init can do in the guest: then it gets a drive."""
     return bool(
-        spec.cloud_init or spec.user or spec.ssh_keys or spec.password or any(nic.ip for nic in spec.nics)
+        spec.cloud_init
+        or spec.user
+        or spec.ssh_keys
+        or spec.password
+        or any(nic.ip and not nic.network for nic in spec.nics)
     )
 
 
@@ -115,6 +119,8 @@ def network_config(nics: tuple[NicSpec, ...], macs: tuple[str, ...]) -> dict[str
         entry: dict[str, Any] = {"match": {"macaddress": mac}}
         fixed = nic.ip if nic.bridge else None
         entry |= {"addresses": [fixed], "dhcp4": False} if fixed else {"dhcp4": True}
+        if nic.network:
+            entry["dhcp6"] = True
         ethernets[f"nic{index}"] = entry
     return {"version": 2, "ethernets": ethernets} if ethernets else {}
 

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 from roost.common.paths import Home, VmPaths
 from roost.model.base import Model
 from roost.model.host import HostFacts
+from roost.model.network import NicAddress
 from roost.model.plan import Plan
 from roost.model.spec import DiskSpec, VmSpec
 from roost.model.vm import SleepReport, SnapshotInfo, VmRecord, WakeReport
@@ -56,6 +57,10 @@ class Vm:
     @property
     def paths(self) -> VmPaths:
         return self.home.vm(self.record.id)
+
+    def address(self, nic: int) -> NicAddress | None:
+        """What a network of Roost's gave a NIC."""
+        return self.record.addresses[nic] if nic < len(self.record.addresses) else None
 
     def disks(self) -> tuple[tuple[str, DiskSpec], ...]:
         """Name and spec of each disk: first the one made from the VM's image, if that is a disk image, then its own."""

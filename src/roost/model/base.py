@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from roost.common.units import format_size, parse_duration, parse_size
+from roost.common.units import format_bandwidth, format_size, parse_bandwidth, parse_duration, parse_size
 
 
 class Model(BaseModel):
@@ -125,5 +125,12 @@ Size = Annotated[
     WithJsonSchema(_SIZE_SCHEMA),
 ]
 """Bytes, written as people do: `512M`, `2GiB`."""
+Bandwidth = Annotated[
+    int,
+    BeforeValidator(parse_bandwidth),
+    PlainSerializer(format_bandwidth, return_type=str),
+    WithJsonSchema({"type": ["string", "integer"], "examples": ["100Mbit", "1Gbit"]}),
+]
+"""Bits per second, written as `100Mbit`."""
 Seconds = Annotated[float, BeforeValidator(parse_duration), WithJsonSchema(_DURATION_SCHEMA)]
 """Seconds, written as `30s`, `2m`, or a number."""

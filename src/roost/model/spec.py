@@ -15,6 +15,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from roost.common.units import GIB, MIB, TIB
 from roost.model.base import (
+    Bandwidth,
     Count,
     DiskName,
     Form,
@@ -172,7 +173,12 @@ class NicSpec(Model):
     mac: MacAddress | None = None
     """None gives the NIC one that is its own: the same whenever a VM of this name is made here, and nobody else's."""
     ip: str | None = None
-    """A fixed address, with prefix length on a bridge: `192.168.1.20/24`; given to the guest through cloud-init."""
+    """A fixed address. On a bridge with prefix length, `192.168.1.20/24`, given to the guest through cloud-init; on a
+    network its IPv4 address alone, `10.208.0.20`, given by DHCP. None on a network is one that stays."""
+    bandwidth: Annotated[Bandwidth, Field(ge=8000)] | None = None
+    """Most bits per second in each direction, such as `100Mbit`; what comes faster is dropped."""
+    packets: Annotated[Count, Field(ge=10, le=10**9)] | None = None
+    """Most packets per second in each direction."""
 
     @model_validator(mode="before")
     @classmethod
@@ -184,6 +190,13 @@ class NicSpec(Model):
     def _ip_is_an_address(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
+        if info.data.get("network"):
+            if "/" in value or ":" in value:
+                raise ValueError(
+                    "on a network give the IPv4 address alone, such as 10.208.0.20: "
+                    "its prefix length is the network's, and the IPv6 address follows from it"
+                )
+            return str(ipaddress.IPv4Address(value))
         if "/" not in value and info.data.get("bridge"):
             raise ValueError("on a bridge an address needs its prefix length, such as 192.168.1.20/24")
         return str(ipaddress.ip_interface(value))
@@ -194,6 +207,10 @@ class NicSpec(Model):
             raise ValueError("give either bridge or network, not both")
         if self.forwards and (self.bridge or self.network):
             raise ValueError("forwards work only on the user-mode network; remove bridge and network")
+        if self.is_user and (self.bandwidth or self.packets):
+            raise ValueError(
+                "bandwidth and packets are limited on a bridge or network only; give one of them"
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from roost.model.base import Model
+from roost.model.network import NicAddress
 
 FORMAT = 1
 """Version of the state directory's format. Readers upgrade older ones and refuse newer ones."""
@@ -56,6 +57,8 @@ class VmRecord(Model):
     """One for each NIC of the spec, in order."""
     queues: int = 1
     """Pairs of queues of each virtio NIC on a bridge or network, settled at each cold start: device state depends on it."""
+    addresses: tuple[NicAddress | None, ...] = ()
+    """What the network of each NIC gave it; None, or missing at the end, for a NIC on none of Roost's networks."""
     vmgenid: str
     """VM generation id, a UUID: a new one for each clone and each return to a snapshot.
     Source: QEMU docs/specs/vmgenid, 7.2."""

@@ -19,6 +19,7 @@ from roost.common.clock import timestamp
 from roost.common.paths import Home, default_home
 from roost.errors import ConflictError, NotFoundError
 from roost.model.host import AcceleratorVerdict, Check, HostFacts
+from roost.testing.networks import FakeNetworks
 from roost.testing.service import FakeVms
 
 
@@ -28,7 +29,7 @@ async def fake_services(home: Home) -> AsyncIterator[Services]:
     events = EventBus()
     vms = FakeVms(home, events)
     consoles = FakeConsoles()
-    yield Services(home, vms, FakeImages(vms), FakeHost(), consoles, events)
+    yield Services(home, vms, FakeImages(vms), FakeNetworks(), FakeHost(), consoles, events)
     consoles.close()
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from roost.agent.events import EventBus
+from roost.agent.networks import Networks
 from roost.agent.node import Node
 from roost.agent.store import Entry, Store
 from roost.common.paths import Home
@@ -27,6 +28,7 @@ def make_node(
     home = Home(directory / "state", directory / "run")
     for place in (home.vms, home.run):
         place.mkdir(parents=True, exist_ok=True)
+    store = Store(home)
     return Node(
         home=home,
         host=host,
@@ -34,7 +36,8 @@ def make_node(
         hypervisors={"qemu": backend(host)},
         consoles=ConsoleClient(home),
         bus=EventBus(),
-        store=Store(home),
+        store=store,
+        networks=Networks(home, host, store),
         boot_id=BOOT,
     )
 

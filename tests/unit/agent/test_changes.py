@@ -198,6 +198,8 @@ NIC_CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model": ({}, {"model": "e1000e"}),
     "mac": ({}, {"mac": "02:00:00:00:00:01"}),
     "ip": ({}, {"ip": "10.0.0.1/8"}),
+    "bandwidth": ({"bridge": "br0"}, {"bridge": "br0", "bandwidth": "1Gbit"}),
+    "packets": ({"bridge": "br0"}, {"bridge": "br0", "packets": 1000}),
 }
 
 

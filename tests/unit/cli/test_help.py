@@ -20,6 +20,7 @@ vm exec|cp|console|screenshot|logs|events|wait
 vm snapshot create|list|revert|delete
 vm disk attach|detach|resize
 vm nic attach|detach
+network create|list|show|delete|allow|deny|forward|reservations|verify
 agent serve|drain
 """
 
@@ -54,7 +55,7 @@ def _noun(path: tuple[str, ...]) -> str:
     return path[0] if path and isinstance(ALL[path[:1]], click.Group) else ""
 
 
-@pytest.mark.parametrize("noun", ["", "vm", "image", "host", "agent"])
+@pytest.mark.parametrize("noun", ["", "vm", "image", "network", "host", "agent"])
 def test_help_pages(roost: Roost, golden: Golden, noun: str) -> None:
     pages = [roost(*path, "--help").out for path in ALL if _noun(path) == noun]
     golden(f"help-{noun or 'roost'}.txt", ("\n" + "─" * 40 + "\n\n").join(pages))

@@ -4,7 +4,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from roost.common.units import GIB, KIB, MIB, TIB, format_size, human_size, parse_duration, parse_size
+from roost.common.units import (
+    GIB,
+    KIB,
+    MIB,
+    TIB,
+    format_bandwidth,
+    format_size,
+    human_size,
+    parse_bandwidth,
+    parse_duration,
+    parse_size,
+)
 
 LARGEST = 2**63 - 1
 
@@ -126,3 +137,24 @@ def test_what_is_no_duration_is_refused(value: object) -> None:
     with pytest.raises(ValueError, match="duration") as refused:
         parse_duration(value)  # type: ignore[arg-type]
     assert len(str(refused.value)) < 120
+
+
+@given(st.integers(1, 2**48 - 1))
+def test_a_bandwidth_is_read_back_exactly(rate: int) -> None:
+    assert parse_bandwidth(format_bandwidth(rate)) == rate
+    assert parse_bandwidth(rate) == rate
+
+
+def test_prefixes_of_a_bandwidth_are_decimal() -> None:
+    assert [parse_bandwidth(text) for text in ("100Mbit", "1.5 Gbit", "64k", "9600")] == [
+        10**8,
+        15 * 10**8,
+        64000,
+        9600,
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "fast", "10MB", "1.0001bit", "0", "-1Mbit", "999999Gbit", True, 1.5])
+def test_what_is_no_bandwidth_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="bit"):
+        parse_bandwidth(text)  # type: ignore[arg-type]

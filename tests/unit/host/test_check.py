@@ -61,13 +61,22 @@ class Host:
         (self.root / path).parent.mkdir(parents=True, exist_ok=True)
         (self.root / path).write_text(text)
 
-    def look(self, name: str, *, family: Family = "debian", forward_policy: str = "", **facts: Any) -> Check:
+    def look(
+        self,
+        name: str,
+        *,
+        family: Family = "debian",
+        forward_policy: str = "",
+        docker_user: tuple[str, ...] = (),
+        **facts: Any,
+    ) -> Check:
         around = Surroundings(
             facts=FACTS.model_copy(update=facts),
             home=Home(self.root / "state", self.root / "run"),
             family=family,
             root=self.root,
             forward_policy=forward_policy,
+            docker_user=docker_user,
         )
         return look(name, around)
 
@@ -201,6 +210,18 @@ def test_dockers_drop_policy_is_mended_for_the_hosts_bridge(host: Host) -> None:
     check = host.look("docker-forward", forward_policy="DROP")
     assert check.remedy == "iptables -I DOCKER-USER -i br0 -o br0 -j ACCEPT"
     assert "bridged and routed" in check.detail
+    applied = ("-N DOCKER-USER", "-A DOCKER-USER -i br0 -o br0 -j ACCEPT")
+    assert host.look("docker-forward", forward_policy="DROP", docker_user=applied).status == "ok"
+
+
+def test_dockers_drop_policy_is_mended_for_what_roosts_firewall_lets_through(host: Host) -> None:
+    for bridge in ("docker0", "br-lan"):
+        host.write(f"sys/class/net/{bridge}/bridge/bridge_id")
+    host.write("state/networks/lan/network.json", '{"bridge": "br-lan"}')
+    remedy = host.look("docker-forward", forward_policy="DROP").remedy
+    assert remedy == "iptables -I DOCKER-USER -m mark --mark 0x20000000/0x20000000 -j ACCEPT"
+    applied = (remedy.replace("iptables -I", "-A"),)
+    assert host.look("docker-forward", forward_policy="DROP", docker_user=applied).status == "ok"
 
 
 def test_little_memory_and_disk_are_warnings(host: Host) -> None:

@@ -128,7 +128,7 @@ def test_the_message_names_the_document_and_has_a_line_for_each_problem() -> Non
             "name: a\nnics: [5]",
             "nics[0]",
             "a mapping of keys to values is expected, not the number 5",
-            "known keys: bridge, network, forwards, model, mac, ip",
+            "known keys: bridge, network, forwards, model, mac, ip, bandwidth, packets",
         ),
         (
             "name: a\nnics: [{forwards: [x]}]",

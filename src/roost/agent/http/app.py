@@ -10,7 +10,19 @@ from typing import Any
 from fastapi import FastAPI
 
 from roost import __version__
-from roost.agent.http import console, devices, events, guest, host, images, operations, snapshots, specs, vms
+from roost.agent.http import (
+    console,
+    devices,
+    events,
+    guest,
+    host,
+    images,
+    networks,
+    operations,
+    snapshots,
+    specs,
+    vms,
+)
 from roost.agent.http.boundary import Boundary
 from roost.agent.http.errors import install_handlers
 from roost.agent.http.services import Services
@@ -22,6 +34,7 @@ _TAGS = {
     "snapshots": "Points that a VM can go back to.",
     "guest": "Commands, files, screen and logs of a guest.",
     "images": "What VMs boot from.",
+    "networks": "Networks that Roost manages, and who has which address.",
     "operations": "Long work that goes on when the client leaves.",
     "events": "What happens to VMs.",
     "host": "The agent and its host.",
@@ -58,7 +71,19 @@ def create_app(services: Services | None) -> FastAPI:
     )
     app.state.services = services
     install_handlers(app)
-    for module in (vms, specs, devices, snapshots, guest, console, images, operations, events, host):
+    for module in (
+        vms,
+        specs,
+        devices,
+        snapshots,
+        guest,
+        console,
+        images,
+        networks,
+        operations,
+        events,
+        host,
+    ):
         # Not `include_router`: that builds each route, and all it needs in memory, a second time.
         app.router.routes.extend(module.router.routes)
     app.add_middleware(Boundary, metrics=services.metrics if services else None)

@@ -6,6 +6,7 @@ Callers: `agent.composition` builds it, `app` holds it, every route takes it as 
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,9 +17,11 @@ from roost.agent.operations import Operations
 from roost.agent.progress import Progress
 from roost.agent.service import VmService
 from roost.api.images import AddImage, BuildImage, ImageView, PullImage
+from roost.api.networks import NetworkView, Proof
 from roost.common.clock import timestamp
 from roost.common.paths import Home
 from roost.model.host import Check, HostFacts
+from roost.model.network import Allow, NetworkSpec, PortForward, Reservation
 
 
 class ImageService(Protocol):
@@ -45,6 +48,36 @@ class ImageService(Protocol):
     async def pull(self, request: PullImage, progress: Progress) -> ImageView: ...
 
 
+class NetworkService(Protocol):
+    """What the API does with networks. An unknown `name` raises `NotFoundError`."""
+
+    def list(self) -> list[NetworkView]: ...
+
+    def show(self, name: str) -> NetworkView: ...
+
+    async def create(self, spec: NetworkSpec) -> NetworkView:
+        """Raises: InvalidSpec: it does not fit in with this host; all reasons at once."""
+        ...
+
+    async def delete(self, name: str) -> None:
+        """Raises: ConflictError: VMs are on it; the message names them."""
+        ...
+
+    async def allow(self, name: str, allow: Allow) -> NetworkView: ...
+
+    async def deny(self, name: str, allow: Allow) -> NetworkView: ...
+
+    async def forward(self, name: str, forward: PortForward) -> NetworkView: ...
+
+    async def unforward(self, name: str, protocol: str, host_port: int, host: str | None) -> NetworkView: ...
+
+    async def verify(self, name: str, progress: Progress) -> builtins.list[Proof]:
+        """Try each rule with NICs of the prober's own."""
+        ...
+
+    def reservations(self, name: str) -> builtins.list[Reservation]: ...
+
+
 class HostService(Protocol):
     """What the API shows of the host."""
 
@@ -66,6 +99,7 @@ class Services:
     home: Home
     vms: VmService
     images: ImageService
+    networks: NetworkService
     host: HostService
     consoles: ConsoleService
     events: EventBus

@@ -34,6 +34,8 @@ def nic() -> None:
 )
 @click.option("--mac", help="Its address; a stable one of its own when left out.")
 @click.option("--ip", help="A fixed address, with prefix length on a bridge.")
+@click.option("--bandwidth", metavar="100Mbit", help="Most bits per second, on a bridge or network.")
+@click.option("--packets", type=int, help="Most packets per second, on a bridge or network.")
 @output_option
 @click.pass_obj
 def attach(app: App, /, name: str, **words: Any) -> None:

@@ -127,8 +127,9 @@ def _resources(vm: Vm, host: HostFacts, firmware: FirmwareImage | None, memory: 
         resources.append(NvramResource(path=str(paths.nvram), template=firmware.vars_template))
     resources += _ram(vm, memory)
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
-        if nic.bridge is not None:
-            resources.append(_tap(vm, host, index, nic.bridge, mac))
+        bridge = nic.bridge if (given := vm.address(index)) is None else given.bridge
+        if bridge is not None:
+            resources.append(_tap(vm, host, index, bridge, mac))
     for device in vm.spec.devices:
         resources.append(
             HostDevice(pci=command.full_address(device.pci) if device.pci else "", usb=device.usb or "")

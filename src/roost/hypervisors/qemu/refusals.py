@@ -65,8 +65,7 @@ def _host(vm: Vm, host: HostFacts, qemu: QemuFacts, memory: Path | None) -> list
         reasons.append(
             "devices: this host has no IOMMU (or it is switched off), so no PCI device can be handed on"
         )
-    if any(nic.network for nic in spec.nics):
-        reasons.append("network: this host has no managed networks; use user or bridge")
+    reasons += _networks(vm, host)
     if any(nic.bridge for nic in spec.nics) and not host.is_root:
         reasons.append("bridge: only an agent that runs as root can put a NIC on a bridge; use user")
     if any(":" in forward.host for nic in spec.nics for forward in nic.forwards):
@@ -75,6 +74,16 @@ def _host(vm: Vm, host: HostFacts, qemu: QemuFacts, memory: Path | None) -> list
     if on_tmpfs and memory is None:
         reasons.append("memory: this host has no tmpfs for RAM or secrets; mount one on /dev/shm")
     return reasons
+
+
+def _networks(vm: Vm, host: HostFacts) -> list[str]:
+    wanted = [(index, nic.network) for index, nic in enumerate(vm.spec.nics) if nic.network]
+    if wanted and not host.is_root:
+        return ["network: only an agent that runs as root can manage networks; use user"]
+    missing = sorted({name for index, name in wanted if vm.address(index) is None})
+    return [
+        f"network: there is no network {name}; make it with `roost network create {name}`" for name in missing
+    ]
 
 
 def _boot(vm: Vm, firmware: FirmwareImage | None, family: str) -> list[str]:

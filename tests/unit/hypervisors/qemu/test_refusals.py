@@ -38,7 +38,10 @@ def sata(count: int, **keys: Any) -> dict[str, Any]:
         ({"machine": "isapc"}, "machine: Roost runs q35, pc and microvm, not isapc"),
         ({"machine": "none"}, "machine: Roost runs q35, pc and microvm, not none"),
         ({"machine": "pc-q35-9.9"}, "machine: this QEMU has no pc-q35-9.9; it has microvm, pc, q35"),
-        ({"nics": [{"network": "lan"}]}, "network: this host has no managed networks; use user or bridge"),
+        (
+            {"nics": [{"network": "lan"}]},
+            "network: there is no network lan; make it with `roost network create lan`",
+        ),
         (
             {"nics": [{"forwards": ["80:80"]}, {"forwards": ["[::1]:8080:80"]}]},
             "forwards: QEMU's user-mode network listens on IPv4 addresses only",
