@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import base64
+import errno
+import gzip
 import io
 import json
 import os
 import subprocess
 import tarfile
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from roost.cli.vm.trees import pack, unpack
 from roost.errors import CommandRejected, NotFoundError, RoostError
@@ -234,6 +240,83 @@ def test_a_hostile_guest_writes_nothing_outside(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inside", "outside"]
     assert (tmp_path / "outside").read_text() == "good"
     assert all(path.is_file() or path.is_dir() or path.is_symlink() for path in inside.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("strange", "reason"),
+    [
+        ((f"{'a' * 256}", {}), "File name too long"),
+        (("a" * 256, {"type": tarfile.DIRTYPE}), "File name too long"),
+        (("a", {"pax_headers": {"path": "a\0b"}}), "embedded null byte"),
+        (("a", {**SYMLINK, "linkname": ""}), "No such file or directory"),
+        (("a", {**SYMLINK, "linkname": "b" * 5000}), "File name too long"),
+        (("a", {**SYMLINK, "pax_headers": {"linkpath": "a\0b"}}), "embedded null byte"),
+        (("good", {"type": tarfile.DIRTYPE}), "File exists"),
+        ((".", {}), "File exists"),
+        (
+            (
+                "a",
+                {
+                    "pax_headers": {
+                        "GNU.sparse.major": "0",
+                        "GNU.sparse.minor": "1",
+                        "GNU.sparse.size": str(1 << 62),
+                        "GNU.sparse.map": "0,4",
+                    }
+                },
+            ),
+            "it is sparse",
+        ),
+    ],
+    ids=lambda case: str(case)[:40],
+)
+def test_a_member_that_cannot_be_here_keeps_no_other_out(
+    tmp_path: Path, strange: tuple[str, dict[str, Any]], reason: str
+) -> None:
+    left_out = unpack(hostile(("good", {}), strange, ("last", {})), tmp_path)
+
+    assert [line.rpartition(": ")[2] for line in left_out] == [reason]
+    assert listing(tmp_path) == {"good": b"evil", "last": b"evil"}
+
+
+@pytest.mark.parametrize("moment", ["1e300", "nan", "-1e300"])
+def test_a_time_that_no_file_can_have_is_not_taken_over(tmp_path: Path, moment: str) -> None:
+    assert unpack(hostile(("a", {"pax_headers": {"mtime": moment}})), tmp_path) == []
+    assert listing(tmp_path) == {"a": b"evil"}
+
+
+@given(st.lists(st.tuples(st.integers(0, 2047), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_archive_is_an_error_of_ours_or_less_than_it_was(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(
+        hostile(("d", {"type": tarfile.DIRTYPE}), ("d/a", {"pax_headers": {"mtime": "1.5"}})).read()
+    )
+    for place, byte in changes:
+        data[place] = byte
+    for start in range(0, len(data), tarfile.BLOCKSIZE):
+        header = data[start : start + tarfile.BLOCKSIZE]
+        if header[257:262] == b"ustar":  # or the checksum finds it out
+            header[148:156] = b" " * 8
+            data[start + 148 : start + 156] = b"%06o\0 " % sum(header)
+    with tempfile.TemporaryDirectory() as directory, suppress(RoostError):
+        unpack(io.BytesIO(data), Path(directory))
+
+
+def test_what_is_compressed_is_not_unpacked(tmp_path: Path) -> None:
+    bomb = io.BytesIO(gzip.compress(hostile(("a", {})).read()))
+
+    with pytest.raises(RoostError, match="damaged"):
+        unpack(bomb, tmp_path)
+    assert listing(tmp_path) == {}
+
+
+def test_a_full_disk_ends_the_unpacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copyfileobj", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        unpack(hostile(("a", {})), tmp_path)
 
 
 def test_a_link_that_is_here_already_is_not_followed(tmp_path: Path) -> None:
