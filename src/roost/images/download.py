@@ -16,7 +16,7 @@ import re
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import httpx
 
@@ -88,6 +88,18 @@ async def fetch_text(url: str, *, max_bytes: int = 1 << 20) -> bytes:
             return b"".join(pieces)
     except httpx.HTTPError as error:
         raise UnreachableError(f"cannot read {url}: {_words(error)}") from error
+    except httpx.InvalidURL as error:
+        raise SpecError(f"{url} is not a URL: {error}") from error
+
+
+def split_url(url: str) -> SplitResult:
+    """Raises: SpecError: it is no URL."""
+    try:
+        return urlsplit(url)
+    except ValueError as error:
+        raise SpecError(
+            f"{url} is not a URL: {error}", hint="write https://HOST/PATH or file:///PATH"
+        ) from error
 
 
 async def download(url: str, directory: Path, fetch: Fetch, *, max_bytes: int, progress: Progress) -> Path:
@@ -150,9 +162,9 @@ async def _copy(url: str, part: Path, max_bytes: int, progress: Progress) -> Non
 
 
 def _local(url: str) -> Path:
-    parts = urlsplit(url)
+    parts = split_url(url)
     path = Path(unquote(parts.path))
-    if parts.netloc not in ("", "localhost") or not path.is_absolute():
+    if parts.netloc not in ("", "localhost") or not path.is_absolute() or "\0" in str(path):
         raise SpecError(f"{url} is no file of this host", hint="write file:///path/to/image")
     return path
 

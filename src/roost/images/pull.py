@@ -10,14 +10,14 @@ import asyncio
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from roost.common.units import GIB, human_size
 from roost.errors import HostError, NotFoundError, SpecError, StorageError, ToolMissing
 from roost.images.add import Limits, add_image, default_name
 from roost.images.catalogue import CATALOGUE
 from roost.images.checksums import Checksum, find_checksum, parse_checksum, verify_file
-from roost.images.download import Fetch, discard, download, fetch_text
+from roost.images.download import Fetch, discard, download, fetch_text, split_url
 from roost.images.inspect import DiskFormat
 from roost.images.progress import Progress, Result, ignore
 from roost.images.signatures import check_signature
@@ -107,7 +107,7 @@ async def pull_image(
 
 
 def _with_catalogue(pull: Pull) -> Pull:
-    if urlsplit(pull.source).scheme in ("http", "https", "file"):
+    if split_url(pull.source).scheme in ("http", "https", "file"):
         return pull
     entry = CATALOGUE.get(pull.source)
     if entry is None:
@@ -127,7 +127,7 @@ def _with_catalogue(pull: Pull) -> Pull:
 
 
 def _file_name(url: str) -> str:
-    name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    name = unquote(split_url(url).path).rsplit("/", 1)[-1]
     return "".join(c if c.isprintable() else "-" for c in name).strip(".") or "image"
 
 
@@ -149,7 +149,7 @@ def _is_list(pull: Pull) -> bool:
 
 def _source(pull: Pull, expected: Checksum | None) -> ImageSource:
     verified: Verified = "signature" if pull.keyring else "checksum" if expected else ""
-    parts = urlsplit(pull.source)
+    parts = split_url(pull.source)
     origin = parts._replace(netloc=parts.netloc.rsplit("@", 1)[-1], query="", fragment="").geturl()
     return ImageSource(how="pull", origin=origin, verified=verified, checksum=str(expected or ""))
 
