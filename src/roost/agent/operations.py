@@ -177,7 +177,7 @@ class _Entry:
     def __init__(self, kind: str, target: str, finished: Callable[[_Entry, float], None]) -> None:
         self.id = secrets.token_hex(6)
         self.kind = kind
-        self.target = target
+        self.target = _plain(target)
         self.started = timestamp()
         self.ended: str | None = None
         self.ended_at = 0.0
@@ -222,7 +222,7 @@ class _Entry:
 
     def _report(self, phase: str, done: int, total: int | None) -> None:
         """Note the progress and wake the watchers, once however often it is called before they run."""
-        self._progress = (phase, done, total)
+        self._progress = (_plain(phase), done, total)
         if not self._waking:
             self._waking = True
             self._loop.call_soon_threadsafe(self._wake)
@@ -248,17 +248,24 @@ class _Entry:
 
 
 def _plain(result: Any) -> Any:
-    """Models as JSON data, so that a remembered result is small and needs no class."""
+    """Models as JSON data, so that a remembered result is small and needs no class; as text, what UTF-8 can hold.
+
+    A message may quote a file's name of any bytes, and one such operation would spoil the list of all.
+    """
     if isinstance(result, BaseModel):
-        return result.model_dump(mode="json")
+        return _plain(result.model_dump(mode="json"))
+    if isinstance(result, dict):
+        return {_plain(key): _plain(value) for key, value in result.items()}
     if isinstance(result, (list, tuple)):
         return [_plain(item) for item in result]
+    if isinstance(result, str):
+        return result.encode(errors="replace").decode()
     return result
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
+def _describe(error: BaseException) -> Any:
     if isinstance(error, RoostError):
-        return error.to_dict()
+        return _plain(error.to_dict())
     _log.error("bug: an operation failed unexpectedly", exc_info=error)
     return RoostError(
         "something went wrong in Roost itself", hint="the agent's log has the details"

@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from roost.model.base import HostPath, Model, Name
+from roost.model.base import HostPath, Model, Name, Text
 
 
 class ImageView(Model):
@@ -32,13 +32,13 @@ class ImageView(Model):
 
 
 class BuildImage(Model):
-    recipe: str
+    recipe: Text
     """A recipe's name."""
     name: Name | None = None
     """None takes the recipe's."""
-    mirror: str | None = None
+    mirror: Text | None = None
     """URL of a Debian archive to take packages from; None takes the host's own apt configuration."""
-    suite: str | None = None
+    suite: Text | None = None
     """The release in `mirror`, such as `trixie`."""
 
     @model_validator(mode="after")
@@ -62,13 +62,13 @@ class AddImage(Model):
 
 
 class PullImage(Model):
-    source: str
+    source: Text
     """URL of the image."""
     name: Name | None = None
     """None takes the file's."""
-    checksum: str | None = None
+    checksum: Text | None = None
     """`sha256:…`, or the URL of a file of checksums."""
-    signature: str | None = None
+    signature: Text | None = None
     """URL of a detached signature of the checksums."""
     keyring: HostPath | None = None
     """Keys that the signature may be made with."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from roost.model.base import Model, Name, Seconds, Size
+from roost.model.base import Model, Name, Seconds, Size, Text
 from roost.model.spec import DiskSpec, NicSpec, VmSpec
 from roost.model.vm import Address, SleepReport, Transition, VmState, WakeReport
 
@@ -35,7 +35,7 @@ class QuickCreateVm(Model):
     """A new VM from a few words, as `roost vm create --name …` sends it."""
 
     name: Name
-    image: str
+    image: Text
     cpus: Annotated[int, Field(ge=1, le=512)] = 1
     memory: Size | None = None
     disk_size: Size | None = None
@@ -83,7 +83,7 @@ class CloneVm(Model):
 
 class CreateSnapshot(Model):
     name: Name
-    description: str = ""
+    description: Text = ""
 
 
 class AttachDisk(Model):

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from roost.client.errors import restore_error
-from roost.errors import DeniedError, OutcomeUnknown, ProtocolError, RoostError, UnreachableError
+from roost.errors import DeniedError, OutcomeUnknown, ProtocolError, RoostError, SpecError, UnreachableError
 
 Json = dict[str, Any]
 CHUNK = 1 << 18
@@ -52,8 +52,14 @@ class UnixConnection(HTTPConnection):
 
 
 def path_of(*parts: str) -> str:
-    """The path below /v1 with each part escaped."""
-    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+    """The path below /v1 with each part escaped, of whatever bytes a shell made it.
+
+    Raises:
+        SpecError: a part is empty: it would be another address, that of all VMs instead of one.
+    """
+    if not all(parts):
+        raise SpecError("an empty name means nothing", hint="is a variable in your script not set?")
+    return "/v1/" + "/".join(quote(part, safe="", errors="surrogateescape") for part in parts)
 
 
 class Transport:
@@ -125,7 +131,7 @@ class Transport:
                 with suppress(BrokenPipeError, ConnectionResetError):
                     connection.request(method, path + _query(query), body, {"Connection": "close", **headers})
                 response = connection.getresponse()
-                refusal = response.read() if response.status >= 400 else None
+                refusal = None if 200 <= response.status < 300 else response.read()
             if refusal is not None:
                 raise _refusal(response, refusal)
             yield response
@@ -183,7 +189,7 @@ def _query(query: Json | None) -> str:
         for key, value in (query or {}).items()
         if value is not None
     }
-    return f"?{urlencode(pairs, doseq=True)}" if pairs else ""
+    return f"?{urlencode(pairs, doseq=True, errors='surrogateescape')}" if pairs else ""
 
 
 def _decode(raw: bytes) -> Any:

@@ -68,8 +68,11 @@ def _mac(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    if any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in value):
+    kinds = {unicodedata.category(character) for character in value}
+    if not kinds.isdisjoint(("Cc", "Zl", "Zp")):
         raise ValueError("control characters and line breaks are not allowed here")
+    if "Cs" in kinds:  # what Python makes of bytes in a file's name that are not UTF-8
+        raise ValueError("this is not UTF-8")
     return value
 
 
@@ -115,7 +118,7 @@ HostPath = Annotated[str, AfterValidator(_path)]
 MacAddress = Annotated[str, AfterValidator(_mac)]
 """A unicast MAC, normalised to lower case with colons."""
 Text = Annotated[str, AfterValidator(_text)]
-"""One line without control characters."""
+"""One line without control characters, which UTF-8 can hold."""
 Count = Annotated[int, BeforeValidator(_no_bool)]
 """A whole number; `true` is none."""
 Size = Annotated[

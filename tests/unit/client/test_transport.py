@@ -17,6 +17,7 @@ from roost.errors import (
     NotFoundError,
     OutcomeUnknown,
     ProtocolError,
+    SpecError,
     UnreachableError,
 )
 from tests.unit.agent_stub import Answer, StubAgent, events, refusal
@@ -41,6 +42,27 @@ def test_booleans_are_written_as_the_api_reads_them(stub: StubAgent) -> None:
 
 def test_names_cannot_leave_their_place_in_the_path() -> None:
     assert path_of("vms", "../images/a?b#c") == "/v1/vms/..%2Fimages%2Fa%3Fb%23c"
+
+
+def test_an_empty_name_is_not_the_address_of_all(agent: Agent) -> None:
+    with pytest.raises(SpecError, match="empty name") as caught:
+        agent.vms.delete("", force=True, delete_disks=True)
+    assert "variable" in caught.value.hint
+
+
+def test_a_name_may_be_of_any_bytes(stub: StubAgent, agent: Agent) -> None:
+    stub.on("GET", "/v1/vms", [])
+
+    agent.vms.list(["a=\udcff"])
+
+    assert path_of("vms", "a\udcff") == "/v1/vms/a%FF"
+
+
+def test_a_redirection_is_no_answer(stub: StubAgent, agent: Agent) -> None:
+    stub.on("DELETE", "/v1/images/x", Answer(b"", 307, {"Location": "/v1/images"}))
+
+    with pytest.raises(ProtocolError, match="307 Temporary Redirect"):
+        agent.images.delete("x")
 
 
 def test_an_error_of_the_agent_is_raised_as_its_class(stub: StubAgent, agent: Agent) -> None:

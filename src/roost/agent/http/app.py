@@ -67,6 +67,7 @@ def create_app(services: Services | None) -> FastAPI:
         openapi_url="/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # an empty name is not the list of all
         openapi_tags=[{"name": name, "description": text} for name, text in _TAGS.items()],
     )
     app.state.services = services

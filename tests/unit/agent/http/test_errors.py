@@ -26,6 +26,11 @@ async def test_an_unknown_address_is_not_found(api: Api) -> None:
     assert (answer.status_code, error_of(answer)["code"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/v1/vms/", "/v1/images/", "/v1/vms//start"])
+async def test_an_empty_name_leads_nowhere(api: Api, path: str) -> None:
+    assert (await api.http.get(path)).status_code == 404
+
+
 async def test_an_unknown_method_says_which_there_are(api: Api) -> None:
     answer = await api.http.put("/v1/version")
     assert (answer.status_code, answer.headers["allow"]) == (405, "GET")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from roost.agent.progress import Progress
+from roost.errors import StorageError
 from tests.unit.agent.http.conftest import Api, error_of
 
 
@@ -88,3 +90,22 @@ async def test_a_stopping_agent_cancels_what_runs_and_answers_who_waits(api: Api
     api.stop.set()
     assert (await waiting)["state"] == "cancelled"
     await api.server
+
+
+async def test_a_name_that_is_not_utf8_is_refused_and_spoils_no_list(api: Api) -> None:
+    body = b'{"path": "/\\ud800.img"}'
+    answer = await api.http.post("/v1/images/add", content=body, headers={"content-type": "application/json"})
+    assert (answer.status_code, error_of(answer)["code"]) == (400, "invalid_spec")
+    assert await api.get("/v1/operations") == []
+
+
+async def test_an_operation_whose_error_quotes_any_bytes_can_be_shown(api: Api) -> None:
+    async def fail(progress: Progress) -> None:
+        progress("reading a\udcff", 0, None)
+        raise StorageError("cannot read /a\udcff", context={"\udcff": ["\udcff"]})
+
+    begun = api.services.operations.start("image.add", "/a\udcff", fail)
+    ended = await api.get(f"/v1/operations/{begun.id}", wait=5)
+    assert (ended["target"], ended["error"]["message"]) == ("/a?", "cannot read /a?")
+    assert ended["error"]["context"] == {"?": ["?"]}
+    assert len(await api.get("/v1/operations")) == 1
