@@ -16,6 +16,7 @@ from roost.agent.progress import Progress, ignore
 from roost.agent.settling import new_id, new_record, settle_nics
 from roost.agent.store import Entry
 from roost.common import steps
+from roost.common.cleanup import even_if_cancelled
 from roost.common.clock import timestamp
 from roost.common.log import get_logger
 from roost.errors import ConflictError, RoostError, StateError
@@ -63,7 +64,7 @@ class Creation:
             steps.reached("create:made")
             entry.update(transition=None, durable=True)
         except BaseException:
-            await asyncio.shield(self._undo(entry))
+            await even_if_cancelled(self._undo(entry))
             raise
         finally:
             entry.busy = ""
@@ -117,7 +118,7 @@ class Creation:
                     self._settle_target(target)
                 await self._node.networks.publish()
             except BaseException:
-                await asyncio.shield(self._undo_all(targets))
+                await even_if_cancelled(self._undo_all(targets))
                 raise
             finally:
                 for target in targets:

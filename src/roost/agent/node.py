@@ -17,6 +17,7 @@ from roost.agent.networks import Networks
 from roost.agent.recovery import judge
 from roost.agent.store import Entry, Store
 from roost.api.types import AgentEvent
+from roost.common.cleanup import even_if_cancelled
 from roost.common.clock import timestamp
 from roost.common.log import get_logger
 from roost.common.paths import Home
@@ -126,13 +127,13 @@ class Node:
             except REFUSALS as error:
                 now = entry.status.transition
                 if now is not None and now.committed:
-                    await asyncio.shield(self.settle(entry, str(error)))
+                    await even_if_cancelled(self.settle(entry, str(error)))
                 else:
                     entry.status = before
                     entry.update()
                 raise
             except BaseException as error:
-                await asyncio.shield(self.settle(entry, str(error) or type(error).__name__))
+                await even_if_cancelled(self.settle(entry, str(error) or type(error).__name__))
                 raise
             if self.store.by_id(entry.id) is not None:
                 entry.update(transition=None, boot_id=self.boot_id)

@@ -30,7 +30,7 @@ from roost.errors import (
 )
 from roost.guest import replies
 from roost.guest.channel import Channel, StreamChannel
-from roost.guest.cleanup import even_if_cancelled
+from roost.common.cleanup import even_if_cancelled
 from roost.guest.files import GuestFiles
 from roost.guest.transport import unix_socket, vsock_socket
 from roost.guest.types import (

@@ -15,7 +15,7 @@ from roost.agent.node import Node
 from roost.agent.progress import ignore
 from roost.agent.store import Entry
 from roost.errors import BackendError, ConflictError, StorageError
-from roost.hypervisors.base import Vm
+from roost.hypervisors.base import Observation, Vm
 from roost.hypervisors.qemu.backend import QemuHypervisor
 from roost.hypervisors.qemu.checkpoint import manifest_path
 from roost.hypervisors.qemu.manifest import topology
@@ -68,6 +68,42 @@ async def test_an_operation_is_on_disk_while_it_is_under_way(tmp_path: Path) -> 
                 pass
     assert on_disk(entry)["transition"] is None
     assert not entry.busy
+
+
+class Hesitating(QemuHypervisor):
+    """Takes its time to look at a VM."""
+
+    looking, may_look = asyncio.Event(), asyncio.Event()
+
+    async def observe(self, vm: Vm) -> Observation:
+        self.looking.set()
+        await self.may_look.wait()
+        return await super().observe(vm)
+
+
+async def test_a_vm_is_busy_until_it_is_settled_however_often_its_operation_is_cancelled(tmp_path: Path) -> None:
+    node = make_node(tmp_path, backend=Hesitating)
+    entry = load_vm(node, spec_of())
+
+    async def work() -> None:
+        async with node.working("web", "start"):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    task.cancel()
+    await Hesitating.looking.wait()
+    for _ in range(3):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(ConflictError, match="busy: start is under way"):
+        async with node.working("web", "delete"):
+            pass
+    Hesitating.may_look.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not entry.busy
+    assert entry.status.transition is None
 
 
 async def test_a_refusal_leaves_the_status_as_it_was(tmp_path: Path) -> None:

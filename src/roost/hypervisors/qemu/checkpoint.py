@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from roost.common import steps
+from roost.common.cleanup import even_if_cancelled
 from roost.common.clock import timestamp
 from roost.common.files import fsync_path, write_json
 from roost.common.units import MIB, human_size
@@ -111,7 +112,7 @@ class frozen:  # noqa: N801 - reads as a state in `async with frozen(…)`
             return
         drop_state(self._vm.paths.state)
         if self._monitor.is_open:
-            await asyncio.shield(self._go_on())
+            await even_if_cancelled(self._go_on())
 
     async def _go_on(self) -> None:
         await cancel_save(self._monitor)

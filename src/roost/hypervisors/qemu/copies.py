@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from roost.common import steps
+from roost.common.cleanup import even_if_cancelled
 from roost.common.files import fsync_path, read_json, write_json
 from roost.common.paths import Home
 from roost.common.units import MIB
@@ -179,7 +180,7 @@ async def _switch(vm: Vm, monitor: Monitor, disks: Sequence[tuple[DiskResource, 
         if actions:
             await monitor.execute("transaction", {"actions": actions})
     except BaseException:
-        await asyncio.shield(_take_back(monitor, made))
+        await even_if_cancelled(_take_back(monitor, made))
         raise
     for action in actions:
         await _make_read_only(monitor, action["data"]["node"])

@@ -1,6 +1,7 @@
-"""Undoing things in a guest even while being cancelled.
+"""Putting things right even while being cancelled, and again and again.
 
-Callers: `agent` and `files`, for what must not stay behind in a guest: frozen filesystems, open files.
+Callers: whoever must not leave things half undone: a VM that is being settled, filesystems frozen in a guest. What
+`asyncio.shield` gives is less: at a second cancellation the caller goes on while the work still runs.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from roost.guest.cleanup import even_if_cancelled
+from roost.common.cleanup import even_if_cancelled
 
 
 async def test_work_goes_on_through_cancellations_which_are_passed_on_afterwards() -> None:
