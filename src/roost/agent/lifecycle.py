@@ -211,7 +211,8 @@ class Lifecycle:
         elif entry.status.state == "sleeping" or self._asleep(entry):
             self.keep(entry)
         elif entry.status.retry_at and entry.status.state == "stopped" and entry.status.desired == "running":
-            self._retry_later(entry, max(0.0, -_seconds_since(entry.status.retry_at)))
+            due_s = -_seconds_since(entry.status.retry_at)  # by a clock that may have been set back meanwhile
+            self._retry_later(entry, min(max(0.0, due_s), BACKOFF_S[-1]))
 
     async def wake(self, ref: str, progress: Progress) -> None:
         async with self._node.working(ref, "wake") as entry:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from roost.common.cleanup import even_if_cancelled
 from roost.common.units import MIB, human_size
 from roost.common.waiting import poll_until
 from roost.errors import (
@@ -30,7 +31,6 @@ from roost.errors import (
 )
 from roost.guest import replies
 from roost.guest.channel import Channel, StreamChannel
-from roost.common.cleanup import even_if_cancelled
 from roost.guest.files import GuestFiles
 from roost.guest.transport import unix_socket, vsock_socket
 from roost.guest.types import (

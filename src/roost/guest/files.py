@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
+from roost.common.cleanup import even_if_cancelled
 from roost.common.units import KIB, MIB, human_size
 from roost.errors import BackendError, CommandRejected, ProtocolError, StorageError
 from roost.guest.channel import Channel
-from roost.common.cleanup import even_if_cancelled
 from roost.guest.replies import parse_anything, parse_integer, parse_position, parse_written, piece_parser
 from roost.guest.types import GuestTimeouts
 

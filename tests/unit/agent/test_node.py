@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from roost.agent.creation import Creation
-from roost.agent.lifecycle import Lifecycle
-from roost.agent.node import Node
+from roost.agent.lifecycle import BACKOFF_S, Lifecycle
+from roost.agent.node import Node, cancel_background
 from roost.agent.progress import ignore
 from roost.agent.store import Entry
 from roost.errors import BackendError, ConflictError, StorageError
@@ -81,7 +81,9 @@ class Hesitating(QemuHypervisor):
         return await super().observe(vm)
 
 
-async def test_a_vm_is_busy_until_it_is_settled_however_often_its_operation_is_cancelled(tmp_path: Path) -> None:
+async def test_a_vm_is_busy_until_it_is_settled_however_often_its_operation_is_cancelled(
+    tmp_path: Path,
+) -> None:
     node = make_node(tmp_path, backend=Hesitating)
     entry = load_vm(node, spec_of())
 
@@ -104,6 +106,28 @@ async def test_a_vm_is_busy_until_it_is_settled_however_often_its_operation_is_c
         await task
     assert not entry.busy
     assert entry.status.transition is None
+
+
+async def test_a_restart_comes_soon_also_when_the_clock_was_set_back(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    lifecycle = Lifecycle(node)
+    entry = load_vm(node, spec_of(), desired="running", retry_at="2999-01-01T00:00:00.000Z")
+    async with node.working("web", "snapshot"):
+        pass
+    assert entry.retry is not None
+    assert entry.retry.when() <= asyncio.get_running_loop().time() + BACKOFF_S[-1]
+    await cancel_background(entry)
+    await lifecycle.finish_background(entry)
+
+
+async def test_what_is_left_of_a_deleted_snapshot_is_not_in_the_way_of_the_next(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of())
+    for name in ("one", ".one.deleted"):
+        (entry.paths.snapshots / name).mkdir(parents=True)
+        (entry.paths.snapshots / name / "snapshot.json").write_text("{}")
+    await node.backend(entry).snapshot_delete(entry.vm, "one")
+    assert list(entry.paths.snapshots.iterdir()) == []
 
 
 async def test_a_refusal_leaves_the_status_as_it_was(tmp_path: Path) -> None:

@@ -18,7 +18,11 @@ from roost.cli.progress import Progress
 from roost.cli.vm.views import after_action
 
 _SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\^-~])")
-_UNFINISHED = re.compile(rb"\x1b[^\x1b]{0,256}\Z")
+_COLOUR = re.compile(rb"\x1b\[[0-9;:]*m")
+_UNFINISHED = re.compile(rb"(?:\x1b(?!\[[0-9;:]*m)[^\x1b]{0,256}|\xc2)\Z")
+_STRAY = re.compile(rb"\x1b(?!\[[0-9;:]*m)|\xc2[\x80-\x9f]|[\x00-\x07\x0e\x0f\x7f]")
+"""What a terminal may still take for a command: the beginning of a sequence whose end has not come, C1 controls in UTF-8,
+and what rings or changes the character set."""
 
 
 @click.command()
@@ -44,16 +48,18 @@ def logs(app: App, name: str, follow: bool, lines: int | None) -> None:
 
 
 def plain(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """`chunks` without control sequences, but for colours (SGR); one that is cut by a chunk's end is put together."""
+    """`chunks` without control sequences, but for colours (SGR); one that is cut by a chunk's end is put together.
+
+    Of one that is too long for that, its text is shown and its escape is not.
+    """
     rest = b""
     for chunk in chunks:
         text = rest + chunk
-        shown = _SEQUENCE.sub(lambda match: match[0] if match[0].endswith(b"m") else b"", text)
+        shown = _SEQUENCE.sub(lambda match: match[0] if _COLOUR.fullmatch(match[0]) else b"", text)
         cut = _UNFINISHED.search(shown)
-        cut = None if cut and _SEQUENCE.match(cut[0]) else cut
         rest = shown[cut.start() :] if cut else b""
-        yield shown[: cut.start()] if cut else shown
-    yield rest
+        yield _STRAY.sub(b"", shown[: cut.start()] if cut else shown)
+    yield _STRAY.sub(b"", rest)
 
 
 @click.command()

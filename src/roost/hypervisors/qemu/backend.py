@@ -6,6 +6,7 @@ Callers: the agent, through the registry. It only puts the parts together: what 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
@@ -278,6 +279,7 @@ class QemuHypervisor:
     async def snapshot_delete(self, vm: Vm, name: str) -> None:
         _snapshot(vm, name)
         doomed = vm.paths.snapshots / f".{name}.deleted"
+        await asyncio.to_thread(shutil.rmtree, doomed, ignore_errors=True)  # of an earlier one, half removed
         (vm.paths.snapshots / name).rename(doomed)
         await asyncio.to_thread(shutil.rmtree, doomed)
         steps.reached("snapshot:deleted")
@@ -359,7 +361,7 @@ class QemuHypervisor:
             )
         monitor = await self._sessions.monitor(vm)
         # QEMU can write only where its own user can, and what lies there afterwards is not to be trusted.
-        shot = vm.paths.run / "screen.png"
+        shot = vm.paths.run / f"screen-{secrets.token_hex(4)}.png"  # two may be taken at once
         try:
             await monitor.execute("screendump", {"filename": str(shot), "format": "png"})
             with open_regular(shot) as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,34 @@ def test_a_terminal_is_spared_what_would_change_it_wherever_the_pieces_end(cut: 
     assert shown == b"A\x1b[1;31mred\x1b[0m B\r\n"
 
 
-def test_an_escape_at_the_end_of_the_log_is_kept() -> None:
-    assert b"".join(plain([b"a\x1b["])) == b"a\x1b["
+@pytest.mark.parametrize("size", [1, 2, 7, 64, 300, 10_000])
+@pytest.mark.parametrize(
+    "sequence",
+    [
+        b"\x1b]52;c;" + b"A" * 5000 + b"\x07",
+        b"\x1bP" + b"q" * 600 + b"\x1b\\",
+        b"\x1b[" + b"1;" * 600 + b"J",
+        b"\x1b[>4;2m",
+        b"\x1b[?25m",
+        b"\x1bm",
+        "\x9b2J\x9d52;c;AAAA\x9c".encode(),
+        b"\x07\x0e\x00",
+        b"\x1b[",
+        b"\x1b",
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_no_sequence_gets_through_however_long_it_is(sequence: bytes, size: int) -> None:
+    log = b"\x1b[1mA\xc3\xa9" + sequence + b"\x1b[0mB\r\n" + sequence
+
+    shown = b"".join(plain(log[at : at + size] for at in range(0, len(log), size)))
+
+    assert shown.startswith(b"\x1b[1mA\xc3\xa9")
+    assert re.sub(rb"\x1b\[[01]m", b"", shown).decode().translate(dict.fromkeys(b"\r\n")).isprintable()
+
+
+def test_an_escape_at_the_end_of_the_log_does_not_meet_what_the_shell_prints_next() -> None:
+    assert b"".join(plain([b"a\x1b["])) == b"a["
 
 
 def test_events_are_lines(stub: StubAgent, roost: Roost) -> None:
