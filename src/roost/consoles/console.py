@@ -16,6 +16,7 @@ from select import EPOLLIN, EPOLLOUT
 
 from roost.common.clock import timestamp
 from roost.common.paths import VmPaths
+from roost.common.sockets import socket_itself
 from roost.common.units import KIB
 from roost.consoles.loop import Loop, Timer
 from roost.consoles.peer import Listener, Peer
@@ -231,20 +232,16 @@ class Console:
 def connect_serial(path: str) -> socket.socket:
     """The VMM's end of the serial line.
 
-    The VMM's own user may own the directory: a symbolic link there must not lead to another program's socket.
-
     Raises:
         OSError: nobody listens, or it is not a socket.
     """
-    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    serial = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        serial.connect(f"/proc/self/fd/{handle}")
-    except OSError:
-        serial.close()
-        raise
-    finally:
-        os.close(handle)
+    with socket_itself(path) as address:
+        serial = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            serial.connect(address)
+        except OSError:
+            serial.close()
+            raise
     return serial
 
 

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from roost.common.sockets import socket_itself
 from roost.common.units import KIB, human_size
 from roost.errors import ProtocolError
 
@@ -93,7 +94,8 @@ def unix_socket(path: Path) -> Dial:
     """A virtio-serial port that the VMM serves as a Unix socket; it takes one client at a time."""
 
     async def dial() -> GuestStream:
-        return GuestStream(*await asyncio.open_unix_connection(path, limit=_PIECE))
+        with socket_itself(path) as address:
+            return GuestStream(*await asyncio.open_unix_connection(address, limit=_PIECE))
 
     return dial
 

@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import Query, WebSocket, WebSocketDisconnect
 
 from roost.agent.http.dependencies import Agent, VmName, make_router
+from roost.common.sockets import socket_itself
 from roost.errors import ConnectError, Unsupported
 
 router = make_router("/v1/vms/{ref}", "consoles")
@@ -39,7 +40,8 @@ async def console_vnc(websocket: WebSocket, vm: VmName, agent: Agent) -> None:
             f"{vm} has no display", hint="set `console: {vnc: true}` in its spec and restart it"
         )
     try:
-        reader, writer = await asyncio.open_unix_connection(path)
+        with socket_itself(path) as address:
+            reader, writer = await asyncio.open_unix_connection(address)
     except OSError as error:
         raise ConnectError(f"the display of {vm} does not answer: {error}", vm=vm) from error
     await _relay(websocket, reader, writer)

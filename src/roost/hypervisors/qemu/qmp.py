@@ -15,6 +15,7 @@ from typing import Any
 
 from qemu.qmp import EventListener, ExecInterruptedError, ExecuteError, Message, QMPClient, QMPError, Runstate
 
+from roost.common.sockets import socket_itself
 from roost.errors import CommandRejected, ConnectError, OutcomeUnknown
 
 COMMAND_TIMEOUT_S = 30.0
@@ -58,7 +59,8 @@ class Monitor:
         client = QMPClient(vm)
         client.logger = client.logger.getChild("quiet")
         try:
-            await asyncio.wait_for(client.connect(str(path)), timeout_s)
+            with socket_itself(path) as address:
+                await asyncio.wait_for(client.connect(address), timeout_s)
         except (QMPError, OSError, TimeoutError) as error:
             raise ConnectError(
                 f"QEMU of {vm} does not answer on its monitor",
