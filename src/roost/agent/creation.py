@@ -106,13 +106,16 @@ class Creation:
         async with AsyncExitStack() as stack:
             source = await stack.enter_async_context(self._node.working(ref, "clone"))
             _refuse_uncloneable(source)
-            async with self._lock:
-                for name in names:
-                    self._refuse_taken(name)
-                targets = [self._add_target(source, name) for name in names]
-            steps.reached("clone:noted")
-            progress("copying", 0, None)
+            targets: list[Entry] = []
             try:
+                async with self._lock:
+                    for name in names:
+                        self._refuse_taken(name)
+                    for name in names:
+                        targets.append(self._add_target(source, name))
+                        await asyncio.sleep(0)  # each waits for the disk: between them others are served
+                steps.reached("clone:noted")
+                progress("copying", 0, None)
                 await self._node.backend(source).clone(source.vm, [target.vm for target in targets])
                 for target in targets:
                     self._settle_target(target)

@@ -35,6 +35,7 @@ async def reconcile_loop(node: Node, lifecycle: Lifecycle) -> None:
                 await reconcile(node, lifecycle, entry)
             except Exception:  # the loop goes on for all the others
                 log.exception("reconcile failed", vm=entry.name)
+            await asyncio.sleep(0)  # a thousand VMs hold up no request
 
 
 async def reconcile(node: Node, lifecycle: Lifecycle, entry: Entry) -> None:

@@ -26,6 +26,10 @@ _END_TIMEOUT_S = 10.0
 _SETUP_TIMEOUT_S = 120.0
 
 
+_found: dict[Path, ProcessHandle] = {}
+"""By their sockets: looking through all processes, for each of many VMs, would take as long as it takes to be due again."""
+
+
 class TpmProcess:
     """The TPM of one VM."""
 
@@ -71,6 +75,7 @@ class TpmProcess:
         """End it, and remove its socket; the state stays. Only after the VMM has ended."""
         if (running := self.find()) is not None:
             await terminate(running, _END_TIMEOUT_S)
+        _found.pop(self._socket, None)
         self._socket.unlink(missing_ok=True)
 
     async def delete(self) -> None:
@@ -80,6 +85,17 @@ class TpmProcess:
 
     def find(self) -> ProcessHandle | None:
         """Its process, known by its uid and the socket on its command line: no pid file can be forged or lost."""
+        known = _found.get(self._socket)
+        if known is not None and is_alive(known):
+            return known
+        found = self._search()
+        if found is not None:
+            _found[self._socket] = found
+        else:
+            _found.pop(self._socket, None)
+        return found
+
+    def _search(self) -> ProcessHandle | None:
         wanted = f"path={self._socket},".encode()
         for process in Path("/proc").iterdir():
             if not process.name.isdigit():

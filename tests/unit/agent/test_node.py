@@ -130,6 +130,26 @@ async def test_what_is_left_of_a_deleted_snapshot_is_not_in_the_way_of_the_next(
     assert list(entry.paths.snapshots.iterdir()) == []
 
 
+async def test_clones_that_cannot_all_be_noted_leave_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of())
+    add = node.store.add
+
+    def until_full(*arguments: Any) -> Entry:
+        if len(node.store.all()) == 3:
+            raise StorageError("the disk is full")
+        return add(*arguments)
+
+    monkeypatch.setattr(node.store, "add", until_full)
+    with pytest.raises(StorageError):
+        await Creation(node, Lifecycle(node)).clone("web", ("a", "b", "c", "d"), ignore, start=False)
+    assert [left.name for left in node.store.all()] == ["web"]
+    assert [path.name for path in node.home.vms.iterdir()] == [entry.id]
+    assert not entry.busy
+
+
 async def test_a_refusal_leaves_the_status_as_it_was(tmp_path: Path) -> None:
     node = make_node(tmp_path)
     entry = sleeper(node)
