@@ -382,7 +382,7 @@ class Lifecycle:
         if entry is None:
             return
         if entry.busy:
-            entry.missed = entry.missed or event.kind in ("shutdown", "crashed", "gone")
+            entry.missed = entry.missed or event.kind in ("shutdown", "crashed", "gone", "io-error")
             return
         if event.kind in ("shutdown", "crashed", "gone"):
             async with self._node.working(entry.id, "react") as entry:
@@ -400,7 +400,9 @@ class Lifecycle:
                 entry.update(state=verdict.state, reason=verdict.reason, durable=True)
             if verdict.state == "stopped":
                 self._ended_by_itself(entry, crashed=verdict.crashed, how=verdict.reason, since=since)
-        elif event.kind == "io-error":
+            else:
+                self._node.tell(entry, verdict.state, verdict.reason)
+        elif event.kind == "io-error" and entry.status.state in ("running", "warm"):
             entry.update(
                 state="warm",
                 reason=f"paused by a disk error on {event.detail}: free space, then `roost vm resume`",

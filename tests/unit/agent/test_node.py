@@ -15,7 +15,7 @@ from roost.agent.node import Node, cancel_background
 from roost.agent.progress import ignore
 from roost.agent.store import Entry
 from roost.errors import BackendError, ConflictError, StorageError
-from roost.hypervisors.base import Observation, Vm
+from roost.hypervisors.base import Event, Observation, Vm
 from roost.hypervisors.qemu.backend import QemuHypervisor
 from roost.hypervisors.qemu.checkpoint import manifest_path
 from roost.hypervisors.qemu.manifest import topology
@@ -148,6 +148,25 @@ async def test_clones_that_cannot_all_be_noted_leave_none_behind(
     assert [left.name for left in node.store.all()] == ["web"]
     assert [path.name for path in node.home.vms.iterdir()] == [entry.id]
     assert not entry.busy
+
+
+class Stalled(QemuHypervisor):
+    """Its VM's disk is full."""
+
+    async def observe(self, vm: Vm) -> Observation:
+        return Observation("paused", "none", 1, "io-error")
+
+
+async def test_a_disk_error_during_an_operation_is_noticed_after_it(tmp_path: Path) -> None:
+    node = make_node(tmp_path, backend=Stalled)
+    lifecycle = Lifecycle(node)
+    entry = load_vm(node, spec_of(), state="running", desired="running")
+    async with node.working("web", "snapshot"):
+        await lifecycle.react(Event(entry.id, "io-error", "data"))
+        assert entry.status.state == "running"
+    await lifecycle.finish_background(entry)
+    assert entry.status.state == "warm"
+    assert "free space" in entry.status.reason
 
 
 async def test_a_refusal_leaves_the_status_as_it_was(tmp_path: Path) -> None:
