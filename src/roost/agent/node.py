@@ -99,7 +99,8 @@ class Node:
         entry = self.store.find(ref)
         if entry.busy:
             raise ConflictError(
-                f"{entry.name} is busy: {entry.busy} is under way", hint=f"wait for it: `roost vm events {entry.name}` tells of its end"
+                f"{entry.name} is busy: {entry.busy} is under way",
+                hint=f"wait for it: `roost vm show {entry.name}` says when it is over",
             )
         unfinished = entry.status.transition.operation if entry.status.transition else ""
         if unfinished in UNFINISHED and operation not in UNFINISHED:

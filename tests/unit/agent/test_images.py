@@ -66,7 +66,8 @@ async def test_a_listing_reads_each_kept_disk_once(tmp_path: Path, monkeypatch: 
         (None, "trixie", "say both"),
         ("http://debian.example/debian [trusted=yes]", "trixie", "as the URL of a Debian archive"),
         ("ftp://debian.example/debian", "trixie", "as the URL of a Debian archive"),
-        ("http://debian.example/debian", "trixie main\ndeb http://other.example", "code name"),
+        ("http://debian.example/debian", "trixie main\ndeb http://other.example", "line breaks"),
+        ("http://debian.example/debian", "trixie main", "code name"),
     ],
 )
 def test_a_mirror_that_apt_would_read_as_something_else_is_refused(
