@@ -405,10 +405,15 @@ async def wake(sessions: Sessions, vm: Vm) -> WakeReport:
     await monitor.execute("cont")
     running_ms = (time.monotonic() - started) * 1000
     steps.reached("wake:running")
+    _drop_loaded(vm, backing)
+    return WakeReport(running_ms=round(running_ms, 1), reseeded="pending" if is_copy else "not-needed")
+
+
+def _drop_loaded(vm: Vm, backing: RamResource | None) -> None:
+    """Remove a saved state whose memory is a process's now; RAM on disk only where the process does not run on it."""
     drop_state(vm.paths.state)
     if backing is None or Path(backing.path) != vm.paths.ram:
         vm.paths.ram.unlink(missing_ok=True)
-    return WakeReport(running_ms=round(running_ms, 1), reseeded="pending" if is_copy else "not-needed")
 
 
 async def spend(vm: Vm, backing: RamResource | None, manifest: Manifest) -> None:
@@ -482,10 +487,10 @@ async def _deleted(events: asyncio.Queue[tuple[str, dict[str, Any]]], device: st
         return False
 
 
-def drop_spent(vm: Vm) -> None:
+def drop_spent(sessions: Sessions, vm: Vm) -> None:
     """Remove a saved state that a wake has spent and not removed, durably, before its memory runs. Idempotent."""
     if manifest_path(vm.paths.state).exists():
-        drop_state(vm.paths.state)
+        _drop_loaded(vm, ram_resource(sessions.plan(vm)))
         fsync_path(vm.paths.state)
 
 

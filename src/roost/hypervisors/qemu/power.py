@@ -157,7 +157,7 @@ async def resume(sessions: Sessions, vm: Vm) -> None:
     """
     monitor = await sessions.monitor(vm)
     await cancel_save(monitor)
-    drop_spent(vm)
+    drop_spent(sessions, vm)
     await monitor.execute("cont")
     status = await monitor.execute("query-status")
     if not status["running"]:
