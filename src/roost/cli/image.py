@@ -101,7 +101,8 @@ def delete(app: App, images: tuple[str, ...]) -> int:
             deleted.append({"name": image, "state": "deleted"})
         except RoostError as error:
             worst = max(worst, app.complain(error))
-    app.show(deleted, lambda deleted: "\n".join(f"{image['name']} is deleted" for image in deleted))
+    if deleted or not app.for_people:
+        app.show(deleted, lambda deleted: "\n".join(f"{image['name']} is deleted" for image in deleted))
     return worst
 
 

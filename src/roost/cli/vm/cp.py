@@ -100,18 +100,28 @@ class _Copy:
         return []
 
     def out(self, source: str, target: Path) -> list[str]:
-        """Names that were left out. A file that is there already is replaced once all of the new one has come."""
+        """Names that were left out. A file that is there already is replaced once all of the new one has come.
+
+        What is written to and not replaced: a device, a pipe.
+        """
         if target.is_dir():
-            target /= posixpath.basename(source.rstrip("/"))
+            target /= posixpath.basename(posixpath.normpath(source))
         if self._is_directory(source):
             return self._tree_out(source, target)
-        partial = target.with_name(f".{target.name}.part")
-        try:
-            with partial.open("wb") as file:
+        target = Path(os.path.realpath(target))
+        if target.exists() and not target.is_file():
+            with target.open("wb") as file:
                 self._fetch(source, file)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+            return []
+        partial = target.with_name(f".roost-{secrets.token_hex(6)}.part")
+        with partial.open("xb") as file:  # whoever else may write here has not put a link in its place
+            try:
+                self._fetch(source, file)
+                file.flush()
+                partial.replace(target)
+            except BaseException:
+                partial.unlink(missing_ok=True)
+                raise
         return []
 
     def _tree_into(self, source: Path, target: str) -> None:

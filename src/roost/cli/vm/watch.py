@@ -103,6 +103,7 @@ def wait(app: App, name: str, condition: str, timeout: float) -> None:
 @click.command()
 @vm_argument
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True), required=False)
+@output_option
 @click.pass_obj
 def screenshot(app: App, name: str, file: str | None) -> None:
     """Save the display as a PNG: to FILE, to standard output (`-`), or to NAME.png."""
@@ -112,4 +113,4 @@ def screenshot(app: App, name: str, file: str | None) -> None:
         sys.stdout.buffer.write(picture)
     else:
         Path(target).write_bytes(picture)
-        click.echo(target)
+        app.show({"file": str(Path(target).absolute()), "bytes": len(picture)}, lambda _: target)

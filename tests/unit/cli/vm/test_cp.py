@@ -242,6 +242,39 @@ def test_a_hostile_guest_writes_nothing_outside(
     assert all(path.is_file() or path.is_dir() or path.is_symlink() for path in inside.iterdir())
 
 
+def test_a_device_is_written_to_and_not_replaced(roost: Roost, guest: Path, here: Path) -> None:
+    (guest / "file").write_text("content")
+    reader, writer = os.openpty()
+    terminal = here / "terminal"
+    terminal.symlink_to(os.ttyname(writer))
+
+    assert roost("vm", "cp", f"web:{guest}/file", str(terminal)).status == 0
+
+    assert os.read(reader, 100) == b"content"
+    assert terminal.is_char_device()
+    assert terminal.is_symlink()
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(roost: Roost, guest: Path, here: Path) -> None:
+    (guest / "file").write_text("new")
+    (here / "file").write_text("old")
+    (here / "link").symlink_to("file")
+
+    assert roost("vm", "cp", f"web:{guest}/file", str(here / "link")).status == 0
+
+    assert listing(here) == {"file": b"new", "link": "file"}
+
+
+def test_a_name_of_two_dots_does_not_lead_out_of_the_target(roost: Roost, guest: Path, here: Path) -> None:
+    (guest / "a" / "b").mkdir(parents=True)
+    (guest / "a" / "file").write_text("content")
+    (here / "target").mkdir()
+
+    assert roost("vm", "cp", f"web:{guest}/a/b/..", str(here / "target")).status == 0
+
+    assert (here / "target" / "a" / "file").read_text() == "content"
+
+
 @pytest.mark.parametrize(
     ("strange", "reason"),
     [

@@ -97,7 +97,8 @@ def test_a_screenshot_has_the_vms_name(
 
     assert roost("vm", "screenshot", "web").out == "web.png\n"
     assert (tmp_path / "web.png").read_bytes() == b"\x89PNG"
-    roost("vm", "screenshot", "web", "other.png")
+    data = roost("vm", "screenshot", "web", "other.png", "-o", "json")
+    assert json.loads(data.out) == {"file": str(tmp_path / "other.png"), "bytes": 4}
     assert (tmp_path / "other.png").read_bytes() == b"\x89PNG"
 
 
