@@ -33,6 +33,9 @@ from roost.errors import HostError
 GROUP = "roost"
 """Whoever is in this group may use a system-wide agent."""
 STOP_LIMIT_S = 20
+_UMASK = 0o022
+"""As a service has it. What is secret is made with a mode of its own; with a root shell's 077 the users of the VMs could
+not pass through the directories that are made for them."""
 _OPERATIONS_GRACE_S = 2.0
 """A sleep or a wake takes a tenth of that: better ended than taken back."""
 _OPERATIONS_STOP_S = 5.0
@@ -58,6 +61,7 @@ def run_agent(
         ConflictError: another agent serves this home.
         HostError: the home, or the place for metrics, cannot be used.
     """
+    os.umask(_UMASK)
     configure_logging(log_level, file=home.agent_log)
     home.check()
     hint = "stop it first, or set ROOST_HOME to a directory of its own for this one"

@@ -140,8 +140,10 @@ def _launch(home: Home, log: Path) -> subprocess.Popen[bytes]:
 
 
 def _make_directory(state: Path) -> None:
-    """The home's directory, with the permissions that the agent gives it."""
-    state.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    """The home's directory, with the permissions that the agent gives it, whatever the umask; one that is there stays."""
+    if not state.is_dir():
+        state.mkdir(parents=True)
+        state.chmod(0o711 if os.geteuid() == 0 else 0o700)
 
 
 def _systemctl() -> list[str] | None:

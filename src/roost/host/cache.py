@@ -18,7 +18,7 @@ def boot_id() -> str:
 
 
 def keep(cache: Path, document: object) -> None:
-    """Write a cache file if we can."""
+    """Write a cache file if we can. A home is not made for it: that is the agent's, which knows its permissions."""
     with contextlib.suppress(OSError, StorageError):
-        cache.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        cache.parent.mkdir(mode=0o700, exist_ok=True)
         write_json(cache, document, durable=False)

@@ -224,6 +224,12 @@ def test_as_root_the_socket_is_for_the_group_too(home: Home, monkeypatch: pytest
     assert (stat.S_IMODE(run.st_mode), run.st_gid) == (0o751, group.gr_gid)
 
 
+def test_the_umask_of_whoever_starts_it_closes_nothing_to_the_users_of_vms(start: Start) -> None:
+    code = "import os, runpy; os.umask(0o077); runpy.run_module('roost.testing.agent', run_name='__main__')"
+    status = Path(f"/proc/{start(code).process.pid}/status").read_text()
+    assert "\nUmask:\t0022\n" in status
+
+
 def test_directories_are_made_for_passage_and_kept_as_they_are(home: Home) -> None:
     home.images.mkdir()
     home.images.chmod(0o750)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from roost.cli import bringup, showcase
+from roost.common.paths import Home
 from roost.errors import NotFoundError
 from roost.model.documents import parse_spec
 from tests.unit.agent_stub import Answer, Request, StubAgent, operation, refusal
@@ -181,3 +183,13 @@ def test_the_first_vm_is_a_valid_spec_and_the_example_is_the_same_file() -> None
     assert (spec.name, spec.image) == (showcase.NAME, showcase.IMAGE)
     example = Path(__file__).parents[3] / "examples" / "hello.yaml"
     assert example.resolve() == showcase.SPEC.resolve()
+
+
+def test_a_home_is_open_for_passage_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        bringup.Note(Home(tmp_path / "home", tmp_path / "run")).keep()
+    finally:
+        os.umask(before)
+    expected = 0o711 if os.geteuid() == 0 else 0o700
+    assert (tmp_path / "home").stat().st_mode & 0o777 == expected
