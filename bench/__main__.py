@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from bench import against_libvirt, agent_cost, clones, command_line, report, start, wake
+from bench import against_libvirt, agent_cost, clones, command_line, networks, report, start, wake
 from bench.stats import Outcome
 from bench.world import CannotRun, Options, World, world
 from roost.errors import RoostError
@@ -24,6 +24,7 @@ _BENCHES: dict[str, tuple[str, Callable[[World], Outcome]]] = {
     "start": (start.TITLE, start.run),
     "clones": (clones.TITLE, clones.run),
     "cli": (command_line.TITLE, command_line.run),
+    "networks": (networks.TITLE, networks.run),
     "agent": (agent_cost.TITLE, agent_cost.run),
 }
 _RUNS, _QUICK_RUNS = 10, 3

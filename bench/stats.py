@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Unit = Literal["ms", "s", "×", "MiB", "%"]
+Unit = Literal["ms", "s", "×", "MiB", "%", "Gbit/s"]
 
 
 @dataclass(frozen=True, slots=True)

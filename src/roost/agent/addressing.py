@@ -6,41 +6,98 @@ in the VMs' records.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING
 
-from roost.agent.store import Entry
+from roost.agent.store import Entry, Store
 from roost.errors import InvalidSpec, Problem
+from roost.host.network.rules import Limits, Port
 from roost.model.network import Network, NicAddress, Reservation
 from roost.model.spec import NicSpec, VmSpec
 from roost.model.subnets import free_number, why_not_host
+from roost.model.taps import tap_name
+from roost.model.vm import VmRecord
 
 if TYPE_CHECKING:
     from roost.agent.node import Node
 
 
-@dataclass(frozen=True, slots=True)
 class Card:
-    """One NIC of a VM on a managed network."""
+    """One NIC of a VM on a managed network. The same object as long as nothing about it changes."""
 
-    entry: Entry
-    index: int
-    nic: NicSpec
-    mac: str
-    address: NicAddress
+    def __init__(self, entry: Entry, index: int, address: NicAddress, port: Port) -> None:
+        self.vm = entry.name
+        self.address = address
+        self.port = port
+        self.place = int(IPv4Address(address.ipv4))
+        """Its IPv4 address as a number."""
+        self.reservation = Reservation(
+            vm=entry.name,
+            nic=index,
+            mac=port.mac,
+            network=address.network,
+            ipv4=address.ipv4,
+            ipv6=address.ipv6,
+            name=f"{entry.name}.{address.domain}",
+        )
 
 
-def cards(entries: Iterable[Entry]) -> Iterator[Card]:
-    """Every NIC that has an address of a network."""
-    for entry in entries:
-        if any(entry.record.addresses):
-            for index, (nic, mac, address) in enumerate(
-                zip(entry.applied.nics, entry.record.macs, entry.record.addresses, strict=False)
-            ):
-                if address is not None:
-                    yield Card(entry, index, nic, mac, address)
+class Cards:
+    """What networks and the firewall have to know of all VMs' NICs. What has not changed is not worked out again."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, _Known] = {}
+
+    def all(self, *, but: Entry | None = None) -> Iterator[Card]:
+        """NICs with an address of a network, in the order of the VMs; without those of one VM."""
+        for entry in self._store.all():
+            if entry is not but:
+                yield from self._of(entry).cards
+
+    def on(self, network: str) -> list[Card]:
+        """Those on one network, in the order of their addresses."""
+        found = (card for card in self.all() if card.address.network == network)
+        return sorted(found, key=lambda card: card.place)
+
+    def ports(self) -> list[Port]:
+        """What the firewall is to know of each NIC: of these, and of those on other bridges that have limits."""
+        entries = self._store.all()
+        if len(self._known) > 2 * len(entries):
+            self._known = {entry.id: self._known[entry.id] for entry in entries if entry.id in self._known}
+        return [port for entry in entries for port in self._of(entry).ports]
+
+    def _of(self, entry: Entry) -> _Known:
+        known = self._known.get(entry.id)
+        if known is None or known.record is not entry.record or known.applied is not entry.applied:
+            known = self._known[entry.id] = _look(entry)
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was worked out of these two."""
+
+    record: VmRecord
+    applied: VmSpec
+    cards: tuple[Card, ...]
+    ports: tuple[Port, ...]
+
+
+def _look(entry: Entry) -> _Known:
+    record, applied = entry.record, entry.applied
+    cards, ports = [], []
+    for index, (nic, mac) in enumerate(zip(applied.nics, record.macs, strict=False)):
+        given = record.addresses[index] if index < len(record.addresses) else None
+        limits, tap = Limits(nic.bandwidth, nic.packets), tap_name(entry.id, index)
+        if given is not None:
+            ports.append(Port(tap, mac, given.ipv4, given.ipv6, limits))
+            cards.append(Card(entry, index, given, ports[-1]))
+        elif nic.bridge and limits != Limits():
+            ports.append(Port(tap, mac, limits=limits))
+    return _Known(record, applied, tuple(cards), tuple(ports))
 
 
 def settle_addresses(node: Node, spec: VmSpec, macs: tuple[str, ...]) -> tuple[NicAddress | None, ...]:
@@ -57,10 +114,10 @@ def settle_addresses(node: Node, spec: VmSpec, macs: tuple[str, ...]) -> tuple[N
         return ()
     entry = next((other for other in node.store.all() if other.name == spec.name), None)
     used: dict[str, dict[int, str]] = {}
-    for card in cards(other for other in node.store.all() if other is not entry):
-        if (network := node.networks.get(card.address.network)) is not None:
-            place = network.number_of(IPv4Address(card.address.ipv4))
-            used.setdefault(network.name, {})[place] = card.entry.name
+    subnets = {network.name: int(network.subnet4.network_address) for network in node.networks.all()}
+    for card in node.networks.cards.all(but=entry):
+        if (name := card.address.network) in subnets:
+            used.setdefault(name, {})[card.place - subnets[name]] = card.vm
     problems: list[Problem] = []
     found: list[NicAddress | None] = []
     for index, (nic, mac) in enumerate(zip(spec.nics, macs, strict=True)):
@@ -83,24 +140,6 @@ def settle_addresses(node: Node, spec: VmSpec, macs: tuple[str, ...]) -> tuple[N
     if problems:
         raise InvalidSpec(problems, source=spec.name)
     return tuple(found)
-
-
-def reservations(entries: Iterable[Entry], network: Network) -> list[Reservation]:
-    """Who has which address on a network, in the order of the addresses."""
-    found = [
-        Reservation(
-            vm=card.entry.name,
-            nic=card.index,
-            mac=card.mac,
-            network=network.name,
-            ipv4=card.address.ipv4,
-            ipv6=card.address.ipv6,
-            name=f"{card.entry.name}.{network.domain}",
-        )
-        for card in cards(entries)
-        if card.address.network == network.name
-    ]
-    return sorted(found, key=lambda reservation: IPv4Address(reservation.ipv4 or "0.0.0.0"))  # noqa: S104
 
 
 def _had(entry: Entry | None, index: int, network: Network) -> int | None:
@@ -134,5 +173,10 @@ def _place(
 
 def _given(network: Network, ipv4: IPv4Address, ipv6: IPv6Address) -> NicAddress:
     return NicAddress(
-        network=network.name, bridge=network.bridge, ipv4=str(ipv4), ipv6=str(ipv6), mtu=network.mtu
+        network=network.name,
+        domain=network.domain,
+        bridge=network.bridge,
+        ipv4=str(ipv4),
+        ipv6=str(ipv6),
+        mtu=network.mtu,
     )

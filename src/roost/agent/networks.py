@@ -16,7 +16,8 @@ from collections.abc import AsyncIterator, Iterator
 from ipaddress import IPv4Address, IPv6Network
 from pathlib import Path
 
-from roost.agent.addressing import cards, reservations
+from roost.agent.addressing import Card as VmCard
+from roost.agent.addressing import Cards
 from roost.agent.store import Entry, Store
 from roost.common.files import fsync_path, read_json, write_atomic, write_json
 from roost.common.log import get_logger
@@ -26,14 +27,14 @@ from roost.host.network import bridge, observe
 from roost.host.network.card import Card
 from roost.host.network.dnsmasq import Dnsmasq, end_server
 from roost.host.network.firewall import Firewall
-from roost.host.network.rules import Entrance, Limits, Port, Segment, Wanted, Way
+from roost.host.network.rules import Entrance, Port, Segment, Wanted, Way
 from roost.host.network.watch import TableWatch
 from roost.model import network as kept
 from roost.model.documents import validate
 from roost.model.host import HostFacts
 from roost.model.network import Allow, Network, NetworkSpec, PortForward, Reservation
 from roost.model.subnets import Surroundings, Taken, free_number, settle_network
-from roost.model.taps import home_word, tap_name
+from roost.model.taps import home_word
 
 log = get_logger(__name__)
 
@@ -54,6 +55,9 @@ class Networks:
         self._lock = asyncio.Lock()
         self._watch: TableWatch | None = None
         self._mending: asyncio.Task[None] | None = None
+        self.cards = Cards(store)
+        self._served: dict[str, list[VmCard]] = {}
+        """What each network's dnsmasq was told last."""
         self._probes: tuple[Port, ...] = ()
         """NICs of `verify`, while it runs."""
         self._has_tables = home.networks.is_dir()
@@ -103,7 +107,7 @@ class Networks:
         """Who has which address on a network, or on a plain bridge of that name."""
         network = self._networks.get(name)
         if network is not None:
-            return reservations(self._store.all(), network)
+            return [card.reservation for card in self.cards.on(name)]
         found = [
             Reservation(vm=entry.name, nic=index, mac=mac, network=name, name=entry.name, **_fixed(nic.ip))
             for entry in self._store.all()
@@ -413,23 +417,12 @@ class Networks:
 
     def wanted(self) -> Wanted:
         """All that the firewall is to hold."""
-        taps: list[Port] = []
         by_vm: dict[tuple[str, str], tuple[str, str]] = {}
-        for card in cards(self._store.all()):
-            address = card.address
-            by_vm.setdefault((address.network, card.entry.name), (address.ipv4, address.ipv6))
-            taps.append(
-                Port(
-                    tap=tap_name(card.entry.id, card.index),
-                    mac=card.mac,
-                    ipv4=address.ipv4,
-                    ipv6=address.ipv6,
-                    limits=Limits(card.nic.bandwidth, card.nic.packets),
-                )
-            )
+        for card in self.cards.all() if any(network.forwards for network in self.all()) else ():
+            by_vm.setdefault((card.address.network, card.vm), (card.address.ipv4, card.address.ipv6))
         return Wanted(
             segments=tuple(map(_segment, self.all())),
-            ports=(*taps, *self._limited(), *self._probes),
+            ports=(*self.cards.ports(), *self._probes),
             ways=tuple(self._ways()),
             entrances=tuple(
                 Entrance(f.host or "", f.protocol, f.host_port, *by_vm[network.name, f.vm], f.guest_port)
@@ -438,13 +431,6 @@ class Networks:
                 if (network.name, f.vm) in by_vm
             ),
         )
-
-    def _limited(self) -> Iterator[Port]:
-        """NICs on bridges that are not ours, when they have limits."""
-        for entry in self._store.all():
-            for index, (nic, mac) in enumerate(zip(entry.applied.nics, entry.record.macs, strict=False)):
-                if nic.bridge and (nic.bandwidth or nic.packets):
-                    yield Port(tap_name(entry.id, index), mac, limits=Limits(nic.bandwidth, nic.packets))
 
     def _ways(self) -> Iterator[Way]:
         for network in self.all():
@@ -469,12 +455,15 @@ class Networks:
             socket.if_nametoindex(network.bridge)
         except OSError:
             await asyncio.to_thread(self._mend_bridge, network)
-        await self._server(network).ensure(reservations(self._store.all(), network))
+        server, cards = self._server(network), self.cards.on(network.name)
+        if cards != self._served.get(network.name) or server.find() is None:
+            self._served.pop(network.name, None)
+            await server.ensure(card.reservation for card in cards)
+            self._served[network.name] = cards
 
     def _mend_bridge(self, network: Network) -> None:
         bridge.ensure_bridge(network, self._owner)
-        mine = [c for c in cards(self._store.all()) if c.address.network == network.name]
-        bridge.attach_ports(network.bridge, [tap_name(card.entry.id, card.index) for card in mine])
+        bridge.attach_ports(network.bridge, [card.port.tap for card in self.cards.on(network.name)])
 
     async def _sweep(self) -> list[str]:
         """Remove bridges and DHCP servers of this home that belong to no network."""
@@ -507,6 +496,7 @@ class Networks:
 
     async def _remove_directory(self, name: str, directory: Path) -> None:
         self._servers.pop(name, None)
+        self._served.pop(name, None)
         await end_server(directory)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 

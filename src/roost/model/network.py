@@ -135,6 +135,7 @@ class NicAddress(Model):
     """What a network gave a NIC: kept in the VM's record, from its creation to its deletion."""
 
     network: str
+    domain: str
     bridge: str
     ipv4: str
     ipv6: str

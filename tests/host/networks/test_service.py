@@ -14,6 +14,7 @@ from roost.errors import ConflictError, NoCapacityError, RoostError, SpecError
 from roost.host.network import frames
 from roost.host.network.card import Card
 from roost.host.network.dnsmasq import find_server
+from roost.host.network.rules import link_local
 from tests.host.agent.support import DEADLINE_S, eventually
 from tests.host.networks.support import NetHouse
 
@@ -47,6 +48,22 @@ async def asked(card: Card, house: NetHouse, name: str, *, ipv6: bool = False) -
     return answer[42:]
 
 
+def option(code: int, content: bytes) -> bytes:
+    return struct.pack("!HH", code, len(content)) + content
+
+
+async def solicited6(card: Card) -> bytes:
+    """The server's ADVERTISE to a DHCPv6 client. Source: RFC 8415, 8 and 21."""
+    source = str(link_local(card.mac))
+    identity = option(1, struct.pack("!HH", 3, 1) + frames.mac_bytes(card.mac))
+    message = b"\x01abc" + identity + option(3, struct.pack("!III", 7, 0, 0)) + option(8, b"\0\0")
+    packet = frames.udp(source, "ff02::1:2", 546, 547, message)
+    card.send(frames.ether(frames.multicast_mac("ff02::1:2"), card.mac, frames.IPV6, packet))
+    answer = await card.receive(lambda f: f[20] == frames.UDP and f[56:58] == b"\x02\x22", DEADLINE_S)
+    assert answer is not None
+    return answer[62:]
+
+
 def server(house: NetHouse, network: str = "lan") -> int:
     handle = find_server(house.home.networks / network)
     assert handle is not None
@@ -61,6 +78,17 @@ async def test_a_vm_is_given_its_reserved_address(house: NetHouse, ann: Card) ->
     assert await offered(ann, kind=REQUEST, options=wish) is not None
     sources = {(a["address"], a["source"]) for a in house.show("ann")["addresses"]}
     assert {(ann.ipv4, "reservation"), (ann.ipv6, "reservation"), (ann.ipv4, "lease")} <= sources
+
+
+async def test_a_vm_is_given_its_ipv6_address_and_makes_up_none(house: NetHouse, ann: Card) -> None:
+    assert IPv6Address(ann.ipv6).packed in await solicited6(ann)
+    request = frames.icmpv6(str(link_local(ann.mac)), "ff02::2", 133, bytes(4))
+    ann.send(frames.ether(frames.multicast_mac("ff02::2"), ann.mac, frames.IPV6, request))
+    advertised = await ann.receive(lambda f: f[20] == frames.ICMPV6 and f[54] == 134, DEADLINE_S)
+    assert advertised is not None
+    assert advertised[59] & 0x80  # ask a DHCPv6 server for addresses
+    prefix = advertised.index(b"\x03\x04\x40")
+    assert not advertised[prefix + 3] & 0x40  # and make none of this prefix
 
 
 async def test_names_of_the_network_resolve(house: NetHouse, ann: Card, bob: Card) -> None:
@@ -193,6 +221,18 @@ async def test_another_agent_finds_and_mends_everything(house: NetHouse) -> None
     assert server(house, "dmz") != died
     assert "10.208.1.1/24" in house.space.run("ip", "addr", "show", "br-dmz")
     assert house.tap("ann") in house.space.run("nft", "list", "ruleset")
+
+
+async def test_what_an_interrupted_deletion_left_is_removed(house: NetHouse) -> None:
+    """Its file goes first: an agent that was killed then leaves the rest for the next one."""
+    house.network("late")
+    house.leave()
+    (house.home.networks / "late" / "network.json").unlink()
+    house.serve()
+    assert "br-late" not in house.space.run("ip", "link")
+    assert "br-late" not in house.space.run("nft", "list", "ruleset")
+    assert find_server(house.home.networks / "late") is None
+    assert not (house.home.networks / "late").exists()
 
 
 async def test_other_tables_are_not_touched(house: NetHouse) -> None:

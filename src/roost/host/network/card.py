@@ -11,13 +11,14 @@ import os
 import struct
 import time
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Self
 
 from pyroute2 import IPRoute
 
 from roost.errors import NetworkError
 from roost.host.network import frames
+from roost.host.network.rules import link_local
 
 _TUNSETIFF = 0x400454CA
 _FORWARDING = 3
@@ -89,21 +90,16 @@ class Card:
         """To ARP requests and neighbour solicitations for its own addresses."""
         kind = int.from_bytes(frame[12:14], "big")
         asker = ":".join(f"{octet:02x}" for octet in frame[6:12])
-        own4, own6 = ip_address(self.ipv4).packed, ip_address(self.ipv6).packed
-        if kind == frames.ARP and frame[20:22] == b"\0\x01" and frame[38:42] == own4:
+        if kind == frames.ARP and frame[20:22] == b"\0\x01" and frame[38:42] == IPv4Address(self.ipv4).packed:
             source = ".".join(map(str, frame[28:32]))
             return frames.arp(
                 asker, self.mac, operation=2, owner=self.mac, address=self.ipv4, sender=asker, asked=source
             )
-        if (
-            kind == frames.IPV6
-            and frame[20] == frames.ICMPV6
-            and frame[54] == frames.SOLICIT
-            and frame[62:78] == own6
-        ):
-            source = str(IPv6Address(frame[22:38]))
-            packet = frames.advertisement(self.ipv6, source, self.ipv6, self.mac)
-            return frames.ether(asker, self.mac, frames.IPV6, packet)
+        if kind == frames.IPV6 and frame[20] == frames.ICMPV6 and frame[54] == frames.SOLICIT:
+            sender, asked = IPv6Address(frame[22:38]), IPv6Address(frame[62:78])
+            if asked in (IPv6Address(self.ipv6), link_local(self.mac)):
+                packet = frames.advertisement(str(asked), str(sender), str(asked), self.mac)
+                return frames.ether(asker, self.mac, frames.IPV6, packet)
         return None
 
 
