@@ -298,7 +298,7 @@ class Networks:
         """Have every network ready, and notice from now on when somebody changes the firewall. Needs the VMs loaded."""
         if not self._host.is_root:
             return
-        await self.reconcile()
+        await self.reconcile(thorough=True)
         try:
             self._watch = TableWatch(self._firewall.table, self._mend_soon)
         except OSError as error:
@@ -384,10 +384,14 @@ class Networks:
             self._probes = ()
             await self.publish()
 
-    async def reconcile(self) -> list[str]:
-        """Look at everything, put right what is not as it should be, and remove what belongs to no network.
+    async def reconcile(self, *, thorough: bool = False) -> list[str]:
+        """Look at everything, and put right what is not as it should be.
 
         Returns what was done, a sentence each. Trouble with one network never keeps the others from it.
+
+        Args:
+            thorough: remove, too, what belongs to no network. Only an agent that was killed leaves such things, and to
+                look for them means to look at every link of the host.
         """
         done: list[str] = []
         if not self._host.is_root or not self._home.networks.is_dir():
@@ -405,7 +409,8 @@ class Networks:
                 except RoostError as error:
                     log.error("network not ready", network=network.name, error=str(error))
             try:
-                done += await self._sweep()
+                if thorough:
+                    done += await self._sweep()
                 self._firewall.doubt()
                 if await self._apply_rules():
                     done.append("firewall rules put right")

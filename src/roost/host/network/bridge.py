@@ -67,9 +67,9 @@ def own_bridges(owner: str) -> dict[str, str]:
     """Bridges that this home made: name → network. Blocking."""
     with IPRoute() as links:
         found = {}
-        for link in links.get_links():
+        for link in links.get_links(kind="bridge"):
             alias = str(link.get_attr("IFLA_IFALIAS") or "")
-            if alias.startswith(owner) and _kind(link) == "bridge":
+            if alias.startswith(owner):
                 found[str(link.get_attr("IFLA_IFNAME"))] = alias.removeprefix(owner)
         return found
 
@@ -179,11 +179,6 @@ def _write(key: str, value: str) -> None:
             f"cannot set the kernel parameter net/{key} to {value}: {error.strerror}",
             hint=f"sysctl -w net.{key.replace('/', '.')}={value}",
         ) from error
-
-
-def _kind(link: Any) -> str:
-    info = link.get_attr("IFLA_LINKINFO")
-    return str(info.get_attr("IFLA_INFO_KIND")) if info else ""
 
 
 @contextlib.contextmanager
