@@ -7,7 +7,6 @@ the tests of a module, so that each costs only its VMs; a test that kills the ag
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import os
 import shutil
@@ -19,11 +18,9 @@ import pytest
 from pyroute2 import netns
 
 from roost.common.files import write_json
-from roost.common.paths import Home
-from roost.images import ImageStore, build_image
 from tests.host.agent.support import Enclave, House, new_root
+from tests.images import built_image
 
-CACHE = Path(__file__).parents[2] / ".cache" / "roost-tests"
 _numbers = itertools.count(1)
 
 
@@ -40,16 +37,10 @@ def debian() -> Path:
 
 
 def _built(recipe: str) -> Path:
-    """An image, built when its recipe or its packages have changed, and kept for the next run below `$ROOST_TEST_CACHE`,
-    or `.cache` of the checkout. Only read it; `furnished` puts it into a home.
-    """
+    """Only read it; `furnished` puts it into a home."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("needs qemu-system-x86_64")
-    cache = Path(os.environ.get("ROOST_TEST_CACHE") or CACHE).absolute()
-    home = Home(cache, cache / "run")
-    home.cache.mkdir(parents=True, exist_ok=True)
-    store = ImageStore(home)
-    return store.directory(asyncio.run(build_image(store, recipe)).image.id)
+    return built_image(recipe)
 
 
 def furnished(root: Path, image: Path, name: str = "tiny", enclave: Enclave | None = None) -> House:
