@@ -1,11 +1,14 @@
 """One host with systemd, cgroup v2 and KVM: what a person has after `roost host install`.
 
-The tests share a node, and most share its VM `web`.
+The tests share a node, and some share its VM `web`. They go from what leaves the host as it is to what takes its power.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ from tests.lab.node import CommandFailed, Node
 Json = dict[str, Any]
 
 BOOT_ID = ("cat", "/proc/sys/kernel/random/boot_id")
+DELAY_S = 3.0
 
 
 def make(host: Node, name: str, **keys: Any) -> str:
@@ -116,7 +120,7 @@ def test_a_vm_runs_under_kvm_as_a_unit_and_a_user_of_its_own(host: Node, web: st
     assert int(cgroup(host, view["pid"], "memory.current")) > 0
 
 
-def test_a_vm_writes_no_file_of_the_host_but_its_own(host: Node, web: str) -> None:
+def test_a_vm_reaches_no_file_and_no_device_but_its_own(host: Node, web: str) -> None:
     view = show(host, web)
     make(host, "other")
     own, foreign = (f"/var/lib/roost/vms/{show(host, name)['id']}/new" for name in (web, "other"))
@@ -127,11 +131,24 @@ def test_a_vm_writes_no_file_of_the_host_but_its_own(host: Node, web: str) -> No
         enter = f"echo $$ > /sys/fs/cgroup{place}/cgroup.procs; exec nsenter -t {view['pid']} -m sh -euc"
         return host.run(["sh", "-euc", f'{enter} "$1"', "sh", script])
 
-    as_the_vm(f"touch {own}; rm {own}")
+    as_the_vm(f"touch {own}; rm {own}; : <> /dev/kvm")
     for path in (foreign, "/etc/new", "/var/lib/roost/new"):
         with pytest.raises(CommandFailed, match="Read-only file system"):
             as_the_vm(f"touch {path}")
+    for device in ("/dev/nvme0n1", "/dev/vhost-net", "/dev/net/tun"):
+        with pytest.raises(CommandFailed, match="Operation not permitted"):
+            as_the_vm(f": < {device}")
     delete(host, "other")
+
+
+def test_a_disk_of_the_users_own_is_written_in_place(host: Node) -> None:
+    host.sh("truncate -s 16M /srv/own.raw")
+    make(host, "owner", disks=[{"name": "own", "path": "/srv/own.raw", "format": "raw"}])
+
+    within(host, "owner", "sh", "-c", "echo hello > /dev/vda; sync")
+
+    assert host.sh("head -c 5 /srv/own.raw") == "hello"
+    delete(host, "owner")
 
 
 def test_limits_of_a_unit_reach_the_kernel(host: Node) -> None:
@@ -224,3 +241,89 @@ def test_up_starts_the_installed_unit_and_down_stops_it(host: Node) -> None:
     assert "the agent is stopped" in host.roost("down", "--delete")
     host.run(["systemctl", "start", "roost-agent"])
     assert "hello" not in host.roost("vm", "list")
+
+
+# --- The host goes down and comes back ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tenants(host: Node, web: str) -> Iterator[None]:
+    """VMs for which a boot of the host means different things."""
+    make(host, "first", autostart=True, start_order=1, start_delay=f"{DELAY_S:g}s")
+    make(host, "second", autostart=True, start_order=2, on_host_shutdown="sleep")
+    host.roost("vm", "stop", "--force", make(host, "off"))
+    remember(host, "second", "over a boot")
+    yield
+    delete(host, "first", "second", "off")
+
+
+def test_a_reboot_brings_back_what_ran_in_order_and_memory_with_it(host: Node, tenants: None) -> None:
+    boots = {name: within(host, name, *BOOT_ID) for name in ("web", "first", "second")}
+
+    host.reboot()
+
+    for name in boots:
+        wait(host, name)
+    assert remembers(host, "second") == "over a boot"
+    assert within(host, "second", *BOOT_ID) == boots["second"]
+    for name in ("web", "first"):
+        assert within(host, name, *BOOT_ID) != boots[name]
+    assert show(host, "off")["state"] == "stopped"
+    first, second, web = (datetime.fromisoformat(show(host, n)["since"]) for n in ("first", "second", "web"))
+    assert (second - first).total_seconds() >= DELAY_S
+    assert second <= web
+
+
+def test_after_a_power_cut_what_ran_runs_and_what_slept_wakes(host: Node) -> None:
+    make(host, "server", autostart=True, disks=[{"name": "data", "size": "64MiB"}])
+    make(host, "sleeper")
+    remember(host, "sleeper", "durable")
+    sleep(host, "sleeper")
+    boot = within(host, "server", *BOOT_ID)
+
+    host.cut_power()
+    host.boot()
+
+    wait(host, "server")
+    assert within(host, "server", *BOOT_ID) != boot
+    assert show(host, "sleeper")["state"] == "sleeping"
+    host.roost("vm", "wake", "sleeper")
+    assert remembers(host, "sleeper") == "durable"
+    delete(host, "server", "sleeper")
+
+
+# --- A user without root --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+def test_a_user_has_an_agent_and_vms_under_kvm_without_root(host: Node) -> None:
+    state = "/home/alice/.local/state/roost"
+    host.sh(f"install -d {state}; cp -r /var/lib/roost/images {state}; chown -R alice: /home/alice/.local")
+    spec = {
+        "name": "hers",
+        "image": "tiny",
+        "memory": "160MiB",
+        "nics": ["user"],
+        "on_host_shutdown": "sleep",
+    }
+
+    def alice(*words: str, stdin: bytes = b"") -> str:
+        """As after a login."""
+        return host.run(["su", "--login", "alice", "--command", shlex.join(words)], stdin=stdin)
+
+    assert "lingering is on" in alice("roost", "host", "install", "--user")
+    alice("roost", "vm", "create", "-", "--start", stdin=json.dumps(spec).encode())
+    alice("roost", "vm", "wait", "hers", "--timeout", "6m")
+    alice("roost", "vm", "exec", "hers", "--", "sh", "-c", "echo rootless > /tmp/nonce")
+    view = json.loads(alice("roost", "vm", "show", "hers", "-o", "json"))
+    assert view["accelerator"] == "kvm"
+    assert host.run(["stat", "-c", "%U", f"/proc/{view['pid']}"]) == "alice"
+    unit = alice("systemctl", "--user", "show", "--value", "-p", "MainPID", f"roost-vm-{view['id']}")
+    assert unit == str(view["pid"])
+
+    host.reboot()  # she does not log in: her services linger
+
+    host.eventually(lambda: host.sh("pgrep -u alice qemu-system || :"), "alice's VM")
+    assert alice("roost", "vm", "exec", "hers", "--", "cat", "/tmp/nonce") == "rootless"
+    alice("roost", "vm", "delete", "hers", "--force", "--delete-disks")
+    alice("roost", "host", "install", "--user", "--uninstall")

@@ -43,7 +43,7 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
             argv=(*plan.argv, *extra),
             log=vm.paths.process_log,
             uid=vm.record.uid,
-            writable=(vm.paths.state, vm.paths.run),
+            writable=(vm.paths.state, vm.paths.run, *_own_files(plan)),
             devices=tuple(devices),
             nodes=_nodes(plan),
             locks_memory=any(isinstance(r, HostDevice) and r.pci for r in plan.resources),
@@ -52,6 +52,12 @@ async def launch(vm: Vm, plan: Plan, host: HostFacts, *, extra: tuple[str, ...] 
     )
     write_json(vm.paths.pid, {"pid": handle.pid, "started": handle.started}, durable=False)
     return handle
+
+
+def _own_files(plan: Plan) -> list[Path]:
+    """The user's own files that this VM writes, wherever they lie."""
+    disks = [r for r in plan.resources if isinstance(r, ExternalDisk) and not r.read_only]
+    return [Path(disk.path) for disk in disks if not Path(disk.path).is_block_device()]
 
 
 def _nodes(plan: Plan) -> tuple[str, ...]:
