@@ -257,6 +257,7 @@ def tenants(host: Node, web: str) -> Iterator[None]:
     delete(host, "first", "second", "off")
 
 
+@pytest.mark.full
 def test_a_reboot_brings_back_what_ran_in_order_and_memory_with_it(host: Node, tenants: None) -> None:
     boots = {name: within(host, name, *BOOT_ID) for name in ("web", "first", "second")}
 
@@ -274,6 +275,7 @@ def test_a_reboot_brings_back_what_ran_in_order_and_memory_with_it(host: Node, t
     assert second <= web
 
 
+@pytest.mark.full
 def test_after_a_power_cut_what_ran_runs_and_what_slept_wakes(host: Node) -> None:
     make(host, "server", autostart=True, disks=[{"name": "data", "size": "64MiB"}])
     make(host, "sleeper")

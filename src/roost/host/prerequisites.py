@@ -193,7 +193,7 @@ def _cgroups(around: Surroundings) -> Check:
             f"control groups are {layout}, and without systemd a VM's resource limits are not enforced",
         )
     if layout == "v2":
-        return _ok("cgroups", "v2: resource limits are enforced")
+        return _ok("cgroups", "v2, with a group for each VM")
     detail = f"control groups are {layout}: limits on memory are coarse, and a user's VMs have none"
     return _warning("cgroups", detail, around.kernel_argument("systemd.unified_cgroup_hierarchy=1"))
 
