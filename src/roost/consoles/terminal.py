@@ -170,6 +170,8 @@ class _Session:
     def converse(self) -> Ending:
         """Until somebody ends it."""
         sender, receiver = (threading.Thread(target=run, daemon=True) for run in (self._send, self._receive))
+        if self._interactive:  # so that a signal which comes just before `select` ends it, too
+            signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         sender.start()
         receiver.start()
         try:
@@ -180,6 +182,8 @@ class _Session:
         finally:
             self._stream.close()
             receiver.join(GRACE_S)
+            if self._interactive:
+                signal.set_wakeup_fd(-1)
             self._woken.close()
             self._waker.close()
         return ending
