@@ -102,7 +102,7 @@ def _add(store: Store, networks: Networks, number: int) -> None:
 def _make_taps(names: list[str], bridge: str) -> None:
     with IPRoute() as links:
         (master,) = links.link_lookup(ifname=bridge)
-        for name in names[:1023]:  # a Linux bridge has no more ports
+        for name in names:
             links.link("add", ifname=name, kind="tuntap", mode="tap")
             (index,) = links.link_lookup(ifname=name)
             links.link("set", index=index, master=master)
