@@ -45,6 +45,10 @@ _STATES: dict[tuple[str, bool], VmState] = {
 """What a VM is, by its process and whether it can be woken, while a deletion or a revert of it is to be done again."""
 
 
+CHANGES = ("attach", "detach", "resize", "apply", "snapshot", "snapshot-delete", "clone")
+"""Operations after which a VM is to be what it was before."""
+
+
 UNFINISHED = ("create", "delete", "revert")
 """Operations that, once begun, only they themselves may finish."""
 
@@ -91,7 +95,8 @@ class Node:
         """Have a VM for one operation: its intent is on disk before the block, and its outcome after it.
 
         When the block refuses, nothing has changed, and the status is what it was. When it fails or is cancelled, or
-        refuses after `Entry.commit`, the VM is observed, and its status says what is really there.
+        refuses after `Entry.commit`, the VM is observed, and its status says what is really there. A change that
+        failed is told to whoever asked for it; a VM that is what it was before bears no trace of it.
 
         Raises:
             ConflictError: another operation is under way.
@@ -135,6 +140,8 @@ class Node:
                 raise
             except BaseException as error:
                 await even_if_cancelled(self.settle(entry, str(error) or type(error).__name__))
+                if operation in CHANGES and entry.status.state == before.state:
+                    entry.update(reason=before.reason)
                 raise
             if self.store.by_id(entry.id) is not None:
                 entry.update(transition=None, boot_id=self.boot_id)

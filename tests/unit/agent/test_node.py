@@ -14,7 +14,7 @@ from roost.agent.lifecycle import BACKOFF_S, Lifecycle
 from roost.agent.node import Node, cancel_background
 from roost.agent.progress import ignore
 from roost.agent.store import Entry
-from roost.errors import BackendError, ConflictError, StorageError
+from roost.errors import BackendError, ConflictError, NetworkError, StorageError
 from roost.hypervisors.base import Event, Observation, Vm
 from roost.hypervisors.qemu.backend import QemuHypervisor
 from roost.hypervisors.qemu.checkpoint import manifest_path
@@ -179,7 +179,37 @@ async def test_a_refusal_leaves_the_status_as_it_was(tmp_path: Path) -> None:
     assert on_disk(entry) == before.model_dump(mode="json")
 
 
-@pytest.mark.parametrize("operation", ["sleep", "wake", "start", "stop", "snapshot"])
+class Healthy(QemuHypervisor):
+    """Its VM runs, whatever is tried on it."""
+
+    async def observe(self, vm: Vm) -> Observation:
+        return Observation("running", "none", 1, "running")
+
+
+@pytest.mark.parametrize("operation", ["attach", "detach", "resize", "apply", "snapshot", "clone"])
+async def test_a_change_that_failed_leaves_no_reason_on_a_vm_that_runs_on(
+    tmp_path: Path, operation: str
+) -> None:
+    node = make_node(tmp_path, backend=Healthy)
+    entry = load_vm(node, spec_of(), state="running", desired="running")
+    with pytest.raises(NetworkError):
+        async with node.working("web", operation):
+            raise NetworkError("there is no bridge br0")
+    assert (entry.status.state, entry.status.reason) == ("running", "")
+    assert on_disk(entry)["reason"] == ""
+    assert on_disk(entry)["transition"] is None
+
+
+async def test_a_change_that_failed_as_its_vm_ended_says_why_it_is_off(tmp_path: Path) -> None:
+    node = make_node(tmp_path)
+    entry = load_vm(node, spec_of(), state="running", desired="running")
+    with pytest.raises(BackendError):
+        async with node.working("web", "attach"):
+            raise BackendError("QEMU does not answer", backend="qemu", vm="web")
+    assert (entry.status.state, entry.status.reason) == ("stopped", "QEMU does not answer")
+
+
+@pytest.mark.parametrize("operation", ["sleep", "wake", "start", "stop"])
 async def test_a_sleeper_whose_operation_failed_still_sleeps(tmp_path: Path, operation: str) -> None:
     node = make_node(tmp_path)
     entry = sleeper(node)
