@@ -5,8 +5,9 @@ Callers: `vms`. What can change now changes now; the rest waits for the next sta
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 from roost.agent import changes
 from roost.agent.node import Node
@@ -15,7 +16,10 @@ from roost.agent.store import Entry
 from roost.api.types import ApplyResult, Change
 from roost.common import steps
 from roost.errors import ConflictError, NotFoundError, SpecError, Unsupported
+from roost.host.disks import disk_size
+from roost.host.layers import current_file
 from roost.hypervisors.base import Vm
+from roost.model.plan import DiskResource, Plan
 from roost.model.spec import DiskSpec, NicSpec, VmSpec
 
 Edit = Callable[[VmSpec], VmSpec]
@@ -247,6 +251,37 @@ def _with_size(name: str, size_bytes: int, spec: VmSpec) -> VmSpec:
         for known, disk in disks
     )
     return spec.model_copy(update={"disks": tuple(grown)})
+
+
+def with_actual_sizes(spec: VmSpec, actual: Mapping[str, int]) -> VmSpec:
+    """The spec with the sizes that disks really have, by their names in a plan; a size that it leaves out stays out."""
+
+    def size(name: str, wanted: int | None) -> int | None:
+        return wanted if wanted is None or name not in actual else actual[name]
+
+    drives = (
+        drive.model_copy(update={"size": size(f"drive-{drive.kind}", drive.size)}) for drive in spec.drives
+    )
+    disks = (
+        disk.model_copy(update={"size": size(name, disk.size)})
+        for (name, _), disk in zip(spec.named_disks(), spec.disks, strict=True)
+    )
+    root = size("root", spec.disk_size)
+    return spec.model_copy(update={"disk_size": root, "disks": tuple(disks), "drives": tuple(drives)})
+
+
+def actual_sizes(plan: Plan) -> dict[str, int]:
+    """Bytes that a guest sees of each disk of the VM's own, by its name in the plan.
+
+    Raises:
+        StorageError: one of them is damaged.
+        FileNotFoundError: one of them is missing.
+    """
+    return {
+        resource.name: disk_size(current_file(Path(resource.path)), resource.format)
+        for resource in plan.resources
+        if isinstance(resource, DiskResource)
+    }
 
 
 def refuse_impossible(entry: Entry, found: list[Change]) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from roost.agent import aftercare
+from roost.agent.devices import actual_sizes, with_actual_sizes
 from roost.agent.node import Node, require
 from roost.agent.progress import Progress, ignore
 from roost.agent.recovery import judge
@@ -295,11 +296,19 @@ class Lifecycle:
         await self._node.sweep()
 
     async def finish_revert(self, entry: Entry, name: str) -> SnapshotInfo:
-        """The part of a revert that is done again after a crash."""
+        """The part of a revert that is done again after a crash.
+
+        A disk that has grown since has its old size again, also in the spec: memory of then knows no other, and a spec
+        that wanted more would grow it at the next start.
+        """
         entry.record = entry.record.model_copy(update={"vmgenid": str(uuid.uuid4())})
         entry.save_record()
         generation = entry.status.generation + 1
-        info = await self._node.backend(entry).snapshot_revert(entry.vm, name, generation)
+        backend = self._node.backend(entry)
+        info = await backend.snapshot_revert(entry.vm, name, generation)
+        sizes = actual_sizes(backend.plan(entry.vm, self._node.host))
+        entry.spec, entry.applied = (with_actual_sizes(spec, sizes) for spec in (entry.spec, entry.applied))
+        entry.save_spec()
         state = "sleeping" if info.memory else "stopped"
         again = info.state == "running"
         entry.update(

@@ -14,6 +14,7 @@ from roost.agent.node import Node
 from roost.agent.store import Entry
 from roost.api.types import DiskView, NicView, VmView
 from roost.errors import RoostError
+from roost.host.layers import current_file
 from roost.host.qcow2 import read_header
 from roost.model.plan import DiskResource, ExternalDisk
 from roost.model.vm import Address
@@ -133,7 +134,7 @@ def _disks(node: Node, entry: Entry) -> list[DiskView]:
             continue
         spec = specs.get(resource.name)
         path = Path(resource.path)
-        size, used = _sizes(path.resolve() if isinstance(resource, ExternalDisk) else path)
+        size, used = _sizes(path.resolve() if isinstance(resource, ExternalDisk) else current_file(path))
         views.append(
             DiskView(
                 name=resource.name,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from roost.client.operations import Operation
+from roost.common.units import parse_size
 from roost.errors import ConflictError, NotFoundError, RoostError, Unsupported
 from tests.host.agent.support import House
 
@@ -37,6 +38,23 @@ def test_a_running_vm_goes_back_with_memory_and_disk_and_runs(house: House, read
     house.revert(ready_vm, "one")
     assert read(house, ready_vm) == ["first", "first"]
     assert house.leftovers() == []
+
+
+def test_a_disk_that_has_grown_since_has_its_old_size_again(house: House, ready_vm: str) -> None:
+    (disk,) = house.show(ready_vm)["disks"]
+    house.snapshot(ready_vm, "small")
+    house.agent.parts.resize_disk(ready_vm, "data", "128MiB").result()
+    assert house.show(ready_vm)["disks"][0]["size"] == 128 << 20
+    house.snapshot(ready_vm, "large")
+    for name, size in (("small", disk["size"]), ("large", 128 << 20)):
+        house.revert(ready_vm, name)
+        view = house.show(ready_vm)
+        assert view["disks"][0]["size"] == size
+        assert parse_size(view["spec"]["disks"][0]["size"]) == size
+        assert not view["restart_due"]
+        assert house.sh(ready_vm, "cat /sys/block/vda/size") == str(size // 512)
+    house.agent.parts.resize_disk(ready_vm, "data", "192MiB").result()
+    assert house.sh(ready_vm, "cat /sys/block/vda/size") == str((192 << 20) // 512)
 
 
 def test_a_stopped_vm_goes_back_with_its_disk_and_stays_off(house: House, ready_vm: str) -> None:
