@@ -128,18 +128,22 @@ class Devices:
                 images[name] = (await self._node.images.resolve(disk.image)).id
             await self._plug(entry, partial(_with_disk, name, disk), {"disk_images": images}, disk=name)
 
-    async def detach_disk(self, ref: str, name: str) -> None:
-        """Take a disk out; its file is kept in the VM's directory, and named in the event."""
+    async def detach_disk(self, ref: str, name: str) -> Path:
+        """Take a disk out; its file is kept where it is. Returns its path."""
         async with self._node.working(ref, "detach") as entry:
             disks = dict(entry.applied.named_disks())
             if name not in disks:
                 known = ", ".join(disks) or "none that can be detached"
                 raise NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {known}")
             _refuse_asleep(entry)
+            backend = self._node.backend(entry)
+            file = entry.paths.disks / f"{name}.{disks[name].format}"
             if entry.status.state in ("running", "warm"):
-                await self._node.backend(entry).detach_disk(entry.vm, name)
+                await backend.detach_disk(entry.vm, name)
             self._note(entry, partial(_with_disk, name, None), {})
             self._node.tell(entry, "disk-detached", name)
+            own = disks[name].path
+            return current_file(file) if own is None else Path(own)
 
     async def resize_disk(self, ref: str, name: str, size_bytes: int) -> None:
         """Grow a disk now."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from roost.agent.progress import Progress
-from roost.api.types import AgentEvent, ApplyResult, VmView
+from roost.api.types import AgentEvent, ApplyResult, DeletedVm, VmView
 from roost.guest import GuestAgent
 from roost.hypervisors.base import ConsoleEndpoints
 from roost.model.plan import Plan
@@ -64,7 +64,7 @@ class VmService(Protocol):
         self, ref: str, names: tuple[str, ...], progress: Progress, *, start: bool
     ) -> builtins.list[VmView]: ...
 
-    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> None: ...
+    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> DeletedVm: ...
 
     async def snapshot_create(
         self, ref: str, name: str, description: str, progress: Progress

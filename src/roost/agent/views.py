@@ -17,6 +17,7 @@ from roost.errors import RoostError
 from roost.host.layers import current_file
 from roost.host.qcow2 import read_header
 from roost.model.plan import DiskResource, ExternalDisk
+from roost.model.spec import VmSpec
 from roost.model.vm import Address
 
 
@@ -24,6 +25,7 @@ def view(node: Node, entry: Entry) -> VmView:
     """The short view, as in lists: no process is asked, no disk is opened."""
     spec, record, status = entry.spec, entry.record, entry.status
     backend = node.hypervisors.get(record.hypervisor)
+    now = current_spec(entry)
     alive = status.state in ("running", "warm") and backend is not None
     return VmView(
         id=record.id,
@@ -37,9 +39,11 @@ def view(node: Node, entry: Entry) -> VmView:
         accelerator=record.accelerator,
         machine=record.machine,
         cpu=record.cpu,
-        cpus=spec.cpus,
-        memory=spec.memory.size,
-        memory_backing=spec.memory.backing,
+        cpus=now.cpus,
+        memory=now.memory.size,
+        memory_backing=now.memory.backing,
+        next_cpus=spec.cpus if spec.cpus != now.cpus else None,
+        next_memory=spec.memory.size if spec.memory.size != now.memory.size else None,
         image=spec.image,
         labels=spec.labels,
         pid=backend.pid(entry.vm) if alive and backend is not None else None,
@@ -51,10 +55,20 @@ def view(node: Node, entry: Entry) -> VmView:
         transition=status.transition,
         sleep=status.sleep,
         wake=status.wake,
-        parent=record.parent,
+        parent=_parent(node, record.parent),
         disks=(),
         nics=tuple(_nics(entry)),
     )
+
+
+def current_spec(entry: Entry) -> VmSpec:
+    """What a VM has now; of one that is off, what it will have."""
+    return entry.spec if entry.status.state == "stopped" else entry.applied
+
+
+def _parent(node: Node, vm_id: str | None) -> str | None:
+    parent = node.store.by_id(vm_id) if vm_id else None
+    return parent.name if parent else vm_id
 
 
 def _nics(entry: Entry) -> list[NicView]:
@@ -66,7 +80,7 @@ def _nics(entry: Entry) -> list[NicView]:
             attached_to=nic.bridge or nic.network or "user",
             forwards=tuple(f"{f.host}:{f.host_port}→{f.guest_port}/{f.protocol}" for f in nic.forwards),
         )
-        for index, (nic, mac) in enumerate(zip(entry.spec.nics, entry.record.macs, strict=False))
+        for index, (nic, mac) in enumerate(zip(current_spec(entry).nics, entry.record.macs, strict=False))
     ]
 
 
@@ -75,7 +89,7 @@ async def full_view(node: Node, entry: Entry) -> VmView:
     short = view(node, entry)
     addresses = [
         Address(address=str(ip_interface(nic.ip).ip), mac=mac, source="spec")
-        for nic, mac in zip(entry.spec.nics, entry.record.macs, strict=False)
+        for nic, mac in zip(current_spec(entry).nics, entry.record.macs, strict=False)
         if nic.ip and nic.bridge
     ]
     addresses += _given(node, entry)

@@ -25,7 +25,7 @@ from roost.agent.reconcile import reconcile_loop
 from roost.agent.settling import draft_record, new_record
 from roost.agent.store import Entry
 from roost.agent.taps import sweep_taps
-from roost.api.types import AgentEvent, ApplyResult, VmView
+from roost.api.types import AgentEvent, ApplyResult, DeletedVm, VmView
 from roost.common.log import get_logger
 from roost.common.waiting import poll_until
 from roost.errors import RoostError, StateError
@@ -201,8 +201,11 @@ class Vms:
         made = await self._creation.clone(ref, names, progress, start=start)
         return [views.view(self._node, entry) for entry in made]
 
-    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> None:
-        await self._lifecycle.delete(ref, progress, force=force, delete_disks=delete_disks)
+    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> DeletedVm:
+        entry = self._node.store.find(ref)
+        await self._lifecycle.delete(entry.id, progress, force=force, delete_disks=delete_disks)
+        kept = self._node.home.kept_of(entry.name, entry.id)
+        return DeletedVm(name=entry.name, kept=str(kept) if kept.is_dir() else None)
 
     async def snapshot_create(
         self, ref: str, name: str, description: str, progress: Progress
@@ -222,7 +225,7 @@ class Vms:
 
     async def snapshot_revert(self, ref: str, name: str, progress: Progress) -> VmView:
         await self._lifecycle.revert(ref, name, progress)
-        return self._view(ref)
+        return await self.show(ref)
 
     async def snapshot_delete(self, ref: str, name: str, progress: Progress) -> None:
         async with self._node.working(ref, "snapshot-delete", snapshot=name) as entry:
@@ -234,8 +237,8 @@ class Vms:
         return await self.show(ref)
 
     async def detach_disk(self, ref: str, name: str, progress: Progress) -> VmView:
-        await self._devices.detach_disk(ref, name)
-        return await self.show(ref)
+        kept = await self._devices.detach_disk(ref, name)
+        return (await self.show(ref)).model_copy(update={"kept": str(kept)})
 
     async def resize_disk(self, ref: str, name: str, size_bytes: int, progress: Progress) -> VmView:
         await self._devices.resize_disk(ref, name, size_bytes)

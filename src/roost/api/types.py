@@ -155,9 +155,13 @@ class VmView(Model):
     machine: str
     cpu: str
     cpus: int
+    """What it has now; so are `memory`, `memory_backing` and `nics`."""
     memory: int
     """Bytes."""
     memory_backing: str
+    next_cpus: int | None = None
+    """What it has after a restart, where that differs; so is `next_memory`."""
+    next_memory: int | None = None
     image: str | None
     labels: dict[str, str]
     pid: int | None
@@ -171,6 +175,7 @@ class VmView(Model):
     sleep: SleepReport | None
     wake: WakeReport | None
     parent: str | None
+    """Name of the VM that it was cloned from; its id when that VM is gone."""
     disks: tuple[DiskView, ...]
     nics: tuple[NicView, ...]
     addresses: tuple[Address, ...] = ()
@@ -181,6 +186,17 @@ class VmView(Model):
     """Filled when one VM is shown."""
     one_time_password: str | None = None
     """Filled once, in the answer to a creation with `password: random`."""
+    kept: str | None = None
+    """Filled once, in the answer to the detaching of a disk: its file, which stays."""
+
+
+class DeletedVm(Model):
+    """What is left of a VM."""
+
+    name: str
+    state: Literal["deleted"] = "deleted"
+    kept: str | None
+    """Directory with its disks and its spec; None when it had no disks, or they were deleted."""
 
 
 class Operation(Model):

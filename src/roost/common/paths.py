@@ -66,6 +66,10 @@ class Home:
         """Disks of VMs that were deleted without them, in `<name>-<id>/`."""
         return self.state / "kept"
 
+    def kept_of(self, name: str, vm_id: str) -> Path:
+        """Disks, spec, firmware variables and TPM state of one of them."""
+        return self.kept / f"{name}-{vm_id}"
+
     @property
     def networks(self) -> Path:
         """Networks that Roost manages, each in a directory of its name."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from roost.agent.events import EventBus
 from roost.agent.progress import Progress, ignore
-from roost.api.types import AgentEvent, ApplyResult, Change, DiskView, NicView, VmView
+from roost.api.types import AgentEvent, ApplyResult, Change, DeletedVm, DiskView, NicView, VmView
 from roost.common.clock import timestamp
 from roost.common.paths import Home
 from roost.errors import ConflictError, NotFoundError, SpecError, StateError, Unsupported
@@ -109,14 +109,15 @@ class FakeVms:
             vm.spec = spec
         return ApplyResult(created=False, changes=changes, restart_due=bool(changes))
 
-    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> None:
-        del delete_disks
+    async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> DeletedVm:
         vm = self.find(ref)
         if vm.state == "running" and not force:
             raise StateError(f"{vm.name} is running", actual="running", required="stopped")
         async with self._working(vm, "delete", progress):
             del self.vms[vm.name]
             self._tell(vm, "deleted")
+        kept = self._home.kept_of(vm.name, vm.id)
+        return DeletedVm(name=vm.name, kept=str(kept) if vm.spec.disks and not delete_disks else None)
 
     async def start(self, ref: str, progress: Progress, *, cold: bool = False) -> VmView:
         del cold
@@ -186,7 +187,7 @@ class FakeVms:
         vm = self.find(ref)
         async with self._working(vm, "revert", progress):
             vm.state = _snapshot(vm, name).state
-            return _view(vm)
+        return await self.show(ref)
 
     async def snapshot_delete(self, ref: str, name: str, progress: Progress) -> None:
         vm = self.find(ref)

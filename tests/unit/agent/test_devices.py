@@ -175,6 +175,12 @@ async def test_a_mac_that_is_taken_on_the_bridge_changes_nothing(tmp_path: Path)
         assert (entry.spec, entry.applied, entry.record) == before
 
 
+async def test_it_is_told_where_the_file_of_a_detached_disk_is(tmp_path: Path) -> None:
+    devices, entry = vm_on(tmp_path, disks=[DATA, {"name": "mine", "path": "/srv/mine.qcow2"}])
+    assert await devices.detach_disk("web", "data") == entry.paths.disks / "data.qcow2"
+    assert await devices.detach_disk("web", "mine") == Path("/srv/mine.qcow2")
+
+
 async def test_a_nic_that_comes_back_has_its_mac_again(tmp_path: Path) -> None:
     devices, entry = vm_on(tmp_path)
     await devices.attach_nic("web", NicSpec())

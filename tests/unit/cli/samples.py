@@ -74,15 +74,16 @@ SHOWN = vm(
     addresses=(Address(address="10.0.2.15/24", interface="eth0", source="guest-agent"),),
     sleep=SLEEP,
     wake=WAKE,
-    parent="m2t6w8r1z5bc",
+    parent="first",
     restart_due=True,
+    next_cpus=4,
 )
 VMS = [
     vm("web"),
     vm("db", state="sleeping", sleep=SLEEP, since="2026-01-31T06:00:00.000Z", memory=3 << 30),
     vm("batch-12", state="failed", reason="its disk is gone", since="2026-01-27T12:00:00.000Z"),
     vm("queue", transition=Transition(operation="sleep", started=NOW), since="2026-01-31T11:59:59.500Z"),
-    vm("cache", state="warm", restart_due=True),
+    vm("cache", state="warm", restart_due=True, next_memory=1 << 30),
 ]
 IMAGE = ImageView(
     id="4f5e" * 16,

@@ -47,7 +47,9 @@ def attach(app: App, /, name: str, disk_name: str | None, **words: Any) -> None:
 @click.pass_obj
 def detach(app: App, name: str, disk: str) -> None:
     """Take a disk away from a VM; its file stays."""
-    app.show(app.finish(app.agent.parts.detach_disk(name, disk)), lambda _: f"{name} no longer has {disk}")
+    vm = app.finish(app.agent.parts.detach_disk(name, disk))
+    file = f"; its file is {vm['kept']}" if vm["kept"] else ""
+    app.show(vm, lambda _: f"{name} no longer has {disk}{file}")
 
 
 @disk.command()

@@ -27,7 +27,7 @@ Begin = Callable[[str, float], "Operation"]
 def for_each(app: App, names: Sequence[str], begin: Begin) -> int:
     """Begin them all, then follow each; an error of one name does not hold up the others.
 
-    As data, the results are one array of VMs; one that is gone has only its name and the state `deleted`.
+    As data, the results are one array of VMs; one that is gone has its name, the state `deleted`, and what is kept.
     """
     from roost.client.operations import GRACE_S
 
@@ -43,7 +43,7 @@ def for_each(app: App, names: Sequence[str], begin: Begin) -> int:
             worst = max(worst, app.complain(error))
     for operation in operations:
         try:
-            result = app.finish(operation) or {"name": operation.document["target"], "state": "deleted"}
+            result = app.finish(operation)
         except RoostError as error:
             worst = max(worst, app.complain(error))
             continue

@@ -23,8 +23,8 @@ def vm_table(vms: Iterable[Json]) -> str:
         (
             vm["name"],
             state_of(vm),
-            str(vm["cpus"]),
-            format_size(vm["memory"]),
+            _cpus(vm),
+            _memory(vm),
             f"{vm['hypervisor']}/{vm['accelerator']}",
             ago(vm["since"]),
             _note(vm),
@@ -32,6 +32,20 @@ def vm_table(vms: Iterable[Json]) -> str:
         for vm in vms
     ]
     return table(("NAME", "STATE", "CPUS", "MEMORY", "HYPERVISOR", "SINCE", ""), rows)
+
+
+def _cpus(vm: Json) -> str:
+    return f"{vm['cpus']}{_next(vm['next_cpus'])}"
+
+
+def _memory(vm: Json) -> str:
+    wanted = vm["next_memory"]
+    return format_size(vm["memory"]) + _next(wanted and format_size(wanted))
+
+
+def _next(value: object) -> str:
+    """What a figure becomes, where the spec has another one."""
+    return f" ({value} after a restart)" if value else ""
 
 
 def _note(vm: Json) -> str:
@@ -45,6 +59,8 @@ def after_action(vm: Json, seconds: float | None) -> str:
         text += f" ({duration(seconds)})"
     if vm["state"] == "sleeping" and vm["sleep"]:
         text += f", {_durable(vm['sleep'])}"
+    if vm["state"] == "deleted" and vm["kept"]:
+        text += f"; its disks are in {vm['kept']}"
     if vm["state"] == "stopped" and vm["last_exit"]:
         text += f": {vm['last_exit']}"
     return text
@@ -90,8 +106,8 @@ def _machine(vm: Json) -> list[tuple[str, object]]:
     return [
         ("hypervisor", f"{vm['hypervisor']}, {vm['accelerator']}"),
         ("machine", vm["machine"]),
-        ("cpus", f"{vm['cpus']} × {vm['cpu']}"),
-        ("memory", f"{format_size(vm['memory'])} on {vm['memory_backing']}"),
+        ("cpus", f"{vm['cpus']} × {vm['cpu']}{_next(vm['next_cpus'])}"),
+        ("memory", f"{_memory(vm)} on {vm['memory_backing']}"),
         ("image", vm["image"]),
         ("process", f"{vm['pid']}, user id {vm['uid']}" if vm["pid"] and vm["uid"] else vm["pid"]),
     ]

@@ -397,7 +397,7 @@ def keep_disks(vm: Vm) -> None:
     plan_disks = [path for path in vm.paths.disks.glob("[!.]*") if path.is_file()]
     if not plan_disks:
         return
-    kept = vm.home.kept / f"{vm.spec.name}-{vm.id}"
+    kept = vm.home.kept_of(vm.spec.name, vm.id)
     kept.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_json(kept / "spec.json", vm.spec.model_dump(mode="json", exclude_defaults=True), mode=0o600)
     # What a disk may be sealed to goes with it: without its TPM an encrypted one is lost.

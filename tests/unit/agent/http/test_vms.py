@@ -158,7 +158,10 @@ async def test_delete_refuses_a_running_vm_unless_forced(api: Api) -> None:
     first = api.checked(await api.http.delete("/v1/vms/web", params={"wait": 5}))
     assert first["error"]["code"] == "wrong_state"
     second = api.checked(await api.http.delete("/v1/vms/web", params={"wait": 5, "force": True}))
-    assert (second["state"], second["result"]) == ("done", None)
+    assert (second["state"], second["result"]) == (
+        "done",
+        {"name": "web", "state": "deleted", "kept": None},
+    )
     assert api.vms.vms == {}
 
 

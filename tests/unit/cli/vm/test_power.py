@@ -104,13 +104,14 @@ def test_restart_passes_on_how_long(stub: StubAgent, roost: Roost) -> None:
 
 
 def test_delete_keeps_disks_unless_told(stub: StubAgent, roost: Roost) -> None:
-    stub.on("DELETE", "/v1/vms/web", operation("vm.delete"))
+    deleted = {"name": "web", "state": "deleted", "kept": "/var/lib/roost/kept/web-k3v9x2m4p7qa"}
+    stub.on("DELETE", "/v1/vms/web", operation("vm.delete", result=deleted))
 
     kept = roost("vm", "delete", "web")
     gone = roost("vm", "delete", "web", "--force", "--delete-disks", "-o", "json")
 
-    assert kept.out == "web is deleted (2.3 s)\n"
-    assert json.loads(gone.out) == [{"name": "web", "state": "deleted"}]
+    assert kept.out == "web is deleted (2.3 s); its disks are in /var/lib/roost/kept/web-k3v9x2m4p7qa\n"
+    assert json.loads(gone.out) == [deleted]
     queries = [{key: request.query[key] for key in ("force", "delete_disks")} for request in stub.asked]
     assert queries == [
         {"force": ["false"], "delete_disks": ["false"]},
