@@ -63,6 +63,7 @@ QEMU = QemuFacts(
             "virtio-serial-pci", "virtserialport", "vmgenid",
         }
     ),
+    cpu_models=frozenset({"EPYC", "EPYC-v1", "Nehalem", "Nehalem-v1", "Westmere", "Westmere-v1", "host", "max"}),
 )  # fmt: skip
 HOST = HostFacts(
     arch="x86_64",
@@ -227,9 +228,9 @@ _rest = _some(
     hypervisor=st.sampled_from(["auto", "qemu", "libvirt", "cloud-hypervisor", "firecracker"]),
     accelerator=st.sampled_from(["auto", "kvm", "tcg"]),
     cpus=st.integers(1, 512),
-    cpu=_line,
+    cpu=st.sampled_from(["EPYC", "Nehalem-v1,+vmx", "max"]) | st.sampled_from(["host", "Nope"]) | _line,
     memory=st.fixed_dictionaries(
-        {"size": st.integers(16, 1 << 19).map(lambda mib: mib * _MIB)},
+        {"size": st.integers(16, 1 << 15).map(lambda mib: mib * _MIB)},
         optional={"backing": st.sampled_from(["disk", "tmpfs", "anonymous"])},
     ),
     machine=st.sampled_from(["q35", "pc", "microvm", "pc-q35-7.2", "isapc", "none"]),

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from roost.agent import changes
+from roost.agent.advice import refuse_disk_sizes
 from roost.agent.node import Node
 from roost.agent.settling import resettle, settle_nics
 from roost.agent.store import Entry
@@ -17,9 +18,10 @@ from roost.api.types import ApplyResult, Change
 from roost.common import steps
 from roost.errors import ConflictError, NotFoundError, SpecError, Unsupported
 from roost.host.disks import disk_size
+from roost.host.external import ExternalFile
 from roost.host.layers import current_file
 from roost.hypervisors.base import Vm
-from roost.model.plan import DiskResource, Plan
+from roost.model.plan import DiskResource, ExternalDisk, Plan
 from roost.model.spec import DiskSpec, NicSpec, VmSpec
 
 Edit = Callable[[VmSpec], VmSpec]
@@ -39,6 +41,7 @@ class Devices:
             ConflictError: a MAC address is taken.
             NotFoundError: an image is missing.
             Unsupported: this host cannot run the VM with that spec; every reason is named.
+        SpecError, ConflictError: a disk cannot have its size.
         """
         found = changes.diff(entry.spec, spec, running=entry.status.state in ("running", "warm"))
         if all(change.effect != "never" for change in found):
@@ -52,6 +55,11 @@ class Devices:
         if not plan.accepted:
             reasons = "; ".join(plan.refusals)
             raise Unsupported(f"{entry.name} cannot become that: {reasons}", hint="nothing was changed")
+        refuse_disk_sizes(plan)
+        known = dict(entry.spec.named_disks())
+        for name, disk in spec.named_disks():
+            if name not in known:
+                _refuse_absent(name, disk)
 
     async def apply(self, ref: str, spec: VmSpec) -> ApplyResult:
         """Make `spec` what is wanted.
@@ -123,6 +131,7 @@ class Devices:
             if name in names:
                 raise ConflictError(f"{entry.name} already has a disk {name}", hint="choose another name")
             disk = disk.model_copy(update={"name": name})
+            _refuse_absent(name, disk)
             images = dict(entry.record.disk_images)
             if disk.image is not None:
                 images[name] = (await self._node.images.resolve(disk.image)).id
@@ -233,6 +242,12 @@ class Devices:
         entry.record = changed.model_copy(update={"ports": ports})
         entry.save_spec()
         entry.save_record()
+
+
+def _refuse_absent(name: str, disk: DiskSpec) -> None:
+    """Raises `NotFoundError` or `SpecError` when the user's file is not there, or is none."""
+    if disk.path is not None:
+        ExternalFile(ExternalDisk(name=name, path=disk.path), None).check()
 
 
 def _with_disk(name: str, disk: DiskSpec | None, spec: VmSpec) -> VmSpec:

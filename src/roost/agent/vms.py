@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 from roost.agent import views
+from roost.agent.advice import considered, refuse_disk_sizes
 from roost.agent.creation import Creation, with_hashed_password
 from roost.agent.devices import Devices
 from roost.agent.hostlife import autostart, drain
@@ -113,14 +114,12 @@ class Vms:
         for name, backend in self._node.hypervisors.items():
             record = draft.model_copy(update={"hypervisor": name, **backend.settle(spec, self._node.host)})
             record = record.model_copy(update={"ports": backend.ports(Vm(record, spec, self._node.home))})
-            plan = backend.plan(Vm(record, spec, self._node.home), self._node.host)
+            vm = Vm(record, spec, self._node.home)
+            plan = backend.plan(vm, self._node.host)
             if spec.hypervisor not in ("auto", name):
-                plan = Plan(
-                    hypervisor=name,
-                    accepted=False,
-                    refusals=(f"hypervisor: the spec asks for {spec.hypervisor}",),
-                )
-            plans.append(plan)
+                other = f"hypervisor: the spec asks for {spec.hypervisor}"
+                plan = Plan(hypervisor=name, accepted=False, refusals=(other, *plan.refusals))
+            plans.append(await considered(self._node, vm, plan))
         return plans
 
     async def create(self, spec: VmSpec, progress: Progress) -> VmView:
@@ -137,7 +136,8 @@ class Vms:
                 self._node.store.find(ref)
             password = None
             if dry_run:
-                await new_record(self._node, spec, vm_id=_PLAN_ID, uid=None)
+                _, plans = await new_record(self._node, spec, vm_id=_PLAN_ID, uid=None)
+                refuse_disk_sizes(plans[-1])
             else:
                 _, password = await self._creation.create(spec, ignore)
             return ApplyResult(created=True, changes=(), restart_due=False, one_time_password=password)

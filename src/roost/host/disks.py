@@ -68,6 +68,29 @@ class DiskFile:
         else:
             await self._make()
 
+    def check_size(self) -> None:
+        """Refuse a size that it cannot have. Touches nothing.
+
+        Raises:
+            SpecError, ConflictError, NotFoundError, StorageError: as in `ensure`.
+        """
+        if self._size is None:
+            return
+        if self._path.exists():
+            self._refuse_to_shrink(self._size)
+        elif self._disk.backing:
+            _smallest(self._disk.name, Path(self._disk.backing), self._disk.backing_format, self._size)
+
+    def _refuse_to_shrink(self, size_bytes: int) -> int:
+        """The size that it has, which is no larger."""
+        actual = disk_size(self._path, self._disk.format)
+        if size_bytes < actual:
+            raise ConflictError(
+                f"disk {self._disk.name} has {human_size(actual)} and is never shrunk to {human_size(size_bytes)}",
+                hint=f"give it at least size: {actual}, or make a new disk and copy its files inside the guest",
+            )
+        return actual
+
     async def renew(self) -> None:
         """For a disk that is not persistent, at a cold start: throw it away and make it again."""
         await self.delete()
@@ -81,13 +104,7 @@ class DiskFile:
             StorageError: the disk is full, or the filesystem refuses.
         """
         size_bytes = _whole_sectors(size_bytes)
-        actual = disk_size(self._path, self._disk.format)
-        if size_bytes < actual:
-            raise ConflictError(
-                f"disk {self._disk.name} has {human_size(actual)} and is never shrunk to {human_size(size_bytes)}",
-                hint=f"give it at least size: {actual}, or make a new disk and copy its files inside the guest",
-            )
-        if size_bytes == actual:
+        if size_bytes == self._refuse_to_shrink(size_bytes):
             return
         await ensure_unlocked(self._path)
         try:
@@ -189,16 +206,7 @@ async def new_overlay(
         NotFoundError: the backing file is missing.
         StorageError: the disk is full, or the filesystem refuses.
     """
-    name = name or path.name
-    try:
-        smallest = disk_size(backing, backing_format)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"disk {name} stands on {backing}, which is missing") from error
-    if size_bytes is not None and size_bytes < smallest:
-        raise SpecError(
-            f"disk {name} cannot have {human_size(size_bytes)}: its image has {human_size(smallest)}",
-            hint=f"give it at least size: {smallest}, or leave the size out",
-        )
+    smallest = _smallest(name or path.name, backing, backing_format, size_bytes)
     temporary = _temporary(path)
     argv = [
         "qemu-img",
@@ -220,6 +228,25 @@ async def new_overlay(
         raise storage_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _smallest(name: str, backing: Path, backing_format: Format, size_bytes: int | None) -> int:
+    """The backing file's size.
+
+    Raises:
+        SpecError: it is larger than `size_bytes`.
+        NotFoundError: it is missing.
+    """
+    try:
+        smallest = disk_size(backing, backing_format)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"disk {name} stands on {backing}, which is missing") from error
+    if size_bytes is not None and size_bytes < smallest:
+        raise SpecError(
+            f"disk {name} cannot have {human_size(size_bytes)}: its image has {human_size(smallest)}",
+            hint=f"give it at least size: {smallest}, or leave the size out",
+        )
+    return smallest
 
 
 async def probe(path: Path, image_format: Format) -> DiskInfo:

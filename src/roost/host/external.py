@@ -54,6 +54,18 @@ class ExternalFile:
             ConflictError: another process uses it.
             PermissionMissing: the VM's uid cannot be let in; the hint has the command that does it.
         """
+        self.check()
+        await ensure_unlocked(self._path, for_reading=self._read_only)
+        if self._uid is not None:
+            await asyncio.to_thread(grant, self._path, self._uid, 4 if self._read_only else 6)
+        reached(f"external:{self._file.name}")
+
+    def check(self) -> None:
+        """See that it is there, as `ensure` does first.
+
+        Raises:
+            NotFoundError, SpecError, PermissionMissing: as `ensure` does.
+        """
         try:
             mode = self._path.stat().st_mode
         except FileNotFoundError as error:
@@ -64,10 +76,6 @@ class ExternalFile:
             raise PermissionMissing(f"{self._name}: {self._path} is out of the agent's reach") from error
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
             raise SpecError(f"{self._name}: {self._path} is neither a file nor a block device")
-        await ensure_unlocked(self._path, for_reading=self._read_only)
-        if self._uid is not None:
-            await asyncio.to_thread(grant, self._path, self._uid, 4 if self._read_only else 6)
-        reached(f"external:{self._file.name}")
 
     async def release(self) -> None:
         """Close it to the VM again."""

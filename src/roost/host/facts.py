@@ -76,15 +76,14 @@ async def observe_qemu(home: Home, arch: str) -> QemuFacts | None:
             return QemuFacts.model_validate(kept["facts"])
     except (OSError, StorageError, ValidationError, KeyError, TypeError):
         pass  # not there, or of another version of Roost: ask QEMU
-    version, machines, devices = await asyncio.gather(
-        run([binary, "-version"]), run([binary, "-machine", "help"]), run([binary, "-device", "help"])
-    )
-    facts = _parse(binary, version.decode(), machines.decode(), devices.decode())
+    questions = (["-version"], ["-machine", "help"], ["-device", "help"], ["-cpu", "help"])
+    answers = await asyncio.gather(*(run([binary, *question]) for question in questions))
+    facts = _parse(binary, *(answer.decode() for answer in answers))
     keep(cache, {"key": key, "facts": facts.model_dump(mode="json")})
     return facts
 
 
-def _parse(binary: str, version: str, machines: str, devices: str) -> QemuFacts:
+def _parse(binary: str, version: str, machines: str, devices: str, cpus: str) -> QemuFacts:
     match = re.search(r"version (\d+)\.(\d+)\.(\d+)([^\n]*)", version)
     if match is None:
         raise HostError(f"{binary} does not say its version", context={"said": version[:200]})
@@ -94,6 +93,7 @@ def _parse(binary: str, version: str, machines: str, devices: str) -> QemuFacts:
         package=match[0].removeprefix("version ").strip(),
         machines=parse_machines(machines),
         devices=frozenset(re.findall(r'^name "([^"]+)"', devices, re.MULTILINE)),
+        cpu_models=parse_cpu_models(cpus),
     )
 
 
@@ -107,6 +107,12 @@ def parse_machines(text: str) -> dict[str, str]:
         alias = re.search(r"\(alias of ([^)]+)\)", line)
         machines[words[0]] = alias[1] if alias else words[0]
     return machines
+
+
+def parse_cpu_models(text: str) -> frozenset[str]:
+    """The names in the first part of `-cpu help`, up to an empty line; before QEMU 9 each stands behind `x86`."""
+    models, _, _ = text.partition("\n\n")
+    return frozenset(re.findall(r"^(?:x86\s+|\s+)(\S+)", models, re.MULTILINE))
 
 
 def has_systemd() -> bool:

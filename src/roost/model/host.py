@@ -44,6 +44,8 @@ class QemuFacts(Model):
     """Versioned machine types that aliases stand for: `q35` → `pc-q35-7.2`; a versioned one maps to itself."""
     devices: frozenset[str]
     """Device models this binary has."""
+    cpu_models: frozenset[str]
+    """CPU models this binary has, under every name; `host` is among them, but runs under KVM only."""
 
 
 class HostFacts(Model):

@@ -19,6 +19,7 @@ QEMU = QemuFacts(
     package="7.2.22",
     machines={"q35": "pc-q35-7.2"},
     devices=frozenset(),
+    cpu_models=frozenset(),
 )
 OVMF = FirmwareImage(
     description="",

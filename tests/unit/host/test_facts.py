@@ -8,7 +8,14 @@ import pytest
 
 from roost.errors import HostError
 from roost.host.accel import ProbeResult, explain, kvm_obstacle
-from roost.host.facts import _parse, cgroup_layout, has_iommu, has_vhost_net, parse_machines
+from roost.host.facts import (
+    _parse,
+    cgroup_layout,
+    has_iommu,
+    has_vhost_net,
+    parse_cpu_models,
+    parse_machines,
+)
 
 MACHINES = """Supported machines are:
 microvm              microvm (i386)
@@ -24,14 +31,27 @@ name "pcie-root-port", bus PCI, desc "PCI Express Root Port"
 Storage devices:
 name "virtio-blk-pci", bus PCI, alias "virtio-blk"
 """
+CPUS = """Available CPUs:
+x86 486                   (alias configured by machine type)
+x86 Westmere-v1           Westmere E56xx/L56xx/X56xx (Nehalem-C)
+x86 host                  processor with all supported host features
+
+Recognized CPUID flags:
+  3dnow 3dnowext
+"""
 VERSION = "QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)\nCopyright (c) 2003-2022\n"
 
 
 def test_qemu_is_read_from_its_own_words() -> None:
-    facts = _parse("/usr/bin/qemu", VERSION, MACHINES, DEVICES)
+    facts = _parse("/usr/bin/qemu", VERSION, MACHINES, DEVICES, CPUS)
     assert facts.version == (7, 2, 22)
     assert facts.package == "7.2.22 (Debian 1:7.2+dfsg-7+deb12u18+b3)"
     assert facts.devices == {"pcie-root-port", "virtio-blk-pci"}
+    assert facts.cpu_models == {"486", "Westmere-v1", "host"}
+
+
+def test_cpu_models_are_read_as_newer_versions_list_them_too() -> None:
+    assert parse_cpu_models(CPUS.replace("x86 ", "  ")) == parse_cpu_models(CPUS)
 
 
 def test_an_alias_stands_for_its_versioned_machine() -> None:
@@ -46,7 +66,7 @@ def test_an_alias_stands_for_its_versioned_machine() -> None:
 
 def test_a_qemu_without_a_version_is_an_error() -> None:
     with pytest.raises(HostError, match="does not say its version"):
-        _parse("/usr/bin/qemu", "segmentation fault", "", "")
+        _parse("/usr/bin/qemu", "segmentation fault", "", "", "")
 
 
 @pytest.mark.parametrize(

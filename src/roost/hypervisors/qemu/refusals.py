@@ -5,11 +5,13 @@ Callers: `plan`. What it does not refuse, QEMU takes.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from roost.common.units import human_size
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu import devices
 from roost.model.host import FirmwareImage, HostFacts, QemuFacts
@@ -59,6 +61,11 @@ def _host(vm: Vm, host: HostFacts, qemu: QemuFacts, memory: Path | None) -> list
     elif machine not in qemu.machines:
         known = sorted(name for name, target in qemu.machines.items() if name != target or name == "microvm")
         reasons.append(f"machine: this QEMU has no {machine}; it has {', '.join(known)}")
+    reasons += _cpu(vm.record.cpu, vm.record.accelerator, qemu)
+    if spec.memory.size > host.memory_bytes:
+        reasons.append(
+            f"memory: {human_size(spec.memory.size)} is more than this host has, {human_size(host.memory_bytes)}"
+        )
     if spec.tpm and host.swtpm is None:
         reasons.append("TPM: swtpm is not installed; install the package swtpm")
     if any(device.pci for device in spec.devices) and not host.iommu:
@@ -76,6 +83,21 @@ def _host(vm: Vm, host: HostFacts, qemu: QemuFacts, memory: Path | None) -> list
     return reasons
 
 
+def _cpu(wanted: str, accelerator: str, qemu: QemuFacts) -> list[str]:
+    """A model is followed by flags, behind commas, that are left to QEMU."""
+    model = wanted.partition(",")[0]
+    if model not in qemu.cpu_models:
+        names = {name.lower(): name for name in sorted(qemu.cpu_models)}
+        near = [names[name] for name in difflib.get_close_matches(model.lower()[:80], names)]
+        advice = (
+            f"did you mean {' or '.join(near)}?" if near else f"`{qemu.binary} -cpu help` shows what it has"
+        )
+        return [f"cpu: this QEMU has no model {model!r}; {advice}"]
+    if model == "host" and accelerator != "kvm":
+        return ["cpu: host needs KVM; leave cpu out, or take max"]
+    return []
+
+
 def _networks(vm: Vm, host: HostFacts) -> list[str]:
     wanted = [(index, nic.network) for index, nic in enumerate(vm.spec.nics) if nic.network]
     if wanted and not host.is_root:
@@ -89,14 +111,14 @@ def _networks(vm: Vm, host: HostFacts) -> list[str]:
 def _boot(vm: Vm, firmware: FirmwareImage | None, family: str) -> list[str]:
     spec, image = vm.spec, vm.record.image
     reasons = []
-    if spec.firmware in ("uefi", "uefi-secure") and firmware is None:
+    if spec.firmware in ("uefi", "uefi-secure") and firmware is None and family != "microvm":
         reasons.append(
             f"firmware: this host has none for {spec.firmware}; install the package ovmf (edk2-ovmf on EL)"
         )
-    if spec.firmware == "uefi-secure" and family != "q35":
+    if spec.firmware == "uefi-secure" and family == "pc":
         reasons.append("firmware: uefi-secure needs machine q35")
     if image and image.kind == "kernel":
-        if spec.firmware not in (None, "direct"):
+        if spec.firmware not in (None, "direct") and family != "microvm":
             reasons.append(
                 f"firmware: {spec.image} is a kernel image and is booted directly; leave firmware out"
             )
@@ -140,7 +162,9 @@ def _microvm(vm: Vm, models: Sequence[str]) -> list[str]:
     spec, image = vm.spec, vm.record.image
     has_kernel = spec.kernel is not None or (image is not None and image.kind == "kernel")
     reasons = []
-    if spec.firmware not in (None, "direct") or not has_kernel:
+    if spec.firmware not in (None, "direct"):
+        reasons.append(f"firmware: machine microvm has no {spec.firmware}; leave firmware out")
+    if not has_kernel:
         reasons.append("machine: microvm boots a kernel directly; give a kernel or a kernel image")
     if spec.tpm:
         reasons.append("TPM: machine microvm has none")

@@ -39,6 +39,16 @@ def sata(count: int, **keys: Any) -> dict[str, Any]:
         ({"machine": "none"}, "machine: Roost runs q35, pc and microvm, not none"),
         ({"machine": "pc-q35-9.9"}, "machine: this QEMU has no pc-q35-9.9; it has microvm, pc, q35"),
         (
+            {"cpu": "westmare"},
+            "cpu: this QEMU has no model 'westmare'; did you mean Westmere or Westmere-v1?",
+        ),
+        (
+            {"cpu": "Nope"},
+            "cpu: this QEMU has no model 'Nope'; `/usr/bin/qemu-system-x86_64 -cpu help` shows what it has",
+        ),
+        ({"cpu": "host,+vmx"}, "cpu: host needs KVM; leave cpu out, or take max"),
+        ({"memory": "25GiB"}, "memory: 25.0 GiB is more than this host has, 24.0 GiB"),
+        (
             {"nics": [{"network": "lan"}]},
             "network: there is no network lan; make it with `roost network create lan`",
         ),
@@ -180,6 +190,11 @@ def test_a_microvm_has_no_more_than_it_needs(keys: dict[str, Any], subject: str)
     (found,) = refused(machine="microvm", **kernel, **keys)
     assert found.startswith(subject)
     assert refused(machine="microvm", kernel="/k") == ()
+
+
+def test_a_microvm_that_wants_uefi_is_told_that_there_is_none_for_it() -> None:
+    sentence = "firmware: machine microvm has no uefi; leave firmware out"
+    assert refused(machine="microvm", image="tiny", firmware="uefi") == (sentence,)
 
 
 def test_a_microvm_has_room_for_so_many_virtio_devices() -> None:
