@@ -11,6 +11,7 @@ from pathlib import Path
 
 from roost.agent import changes
 from roost.agent.advice import refuse_disk_sizes
+from roost.agent.forwards import refuse_taken_ports
 from roost.agent.node import Node
 from roost.agent.settling import resettle, settle_nics
 from roost.agent.store import Entry
@@ -173,6 +174,8 @@ class Devices:
 
     async def attach_nic(self, ref: str, nic: NicSpec) -> None:
         async with self._node.working(ref, "attach") as entry:
+            if entry.status.state in ("running", "warm"):
+                refuse_taken_ports(self._node, entry, [nic])
             edit = partial(_with_nic, nic)
             nics = settle_nics(self._node, edit(entry.applied))
             await self._plug(entry, edit, nics, nic=len(entry.applied.nics))

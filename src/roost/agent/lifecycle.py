@@ -15,6 +15,7 @@ from functools import partial
 
 from roost.agent import aftercare
 from roost.agent.devices import actual_sizes, with_actual_sizes
+from roost.agent.forwards import refuse_taken_ports
 from roost.agent.node import Node, require
 from roost.agent.progress import Progress, ignore
 from roost.agent.recovery import judge
@@ -81,6 +82,7 @@ class Lifecycle:
                     f"{entry.name} has lost {', '.join(missing)}",
                     hint="is a volume not mounted? Restore them, or detach the disks: nothing is ever made anew",
                 )
+        refuse_taken_ports(self._node, entry, entry.spec.nics)
         entry.record = resettle(entry, self._node, entry.spec)
         entry.applied = entry.spec
         entry.save_spec()
@@ -221,6 +223,7 @@ class Lifecycle:
                 return
             if not self._has_memory(entry):
                 require(entry, "sleeping", verb="woken")
+            refuse_taken_ports(self._node, entry, entry.applied.nics)
             progress("waking", 0, None)
             before = entry.status
             entry.update(desired="running", epoch=before.epoch + 1, generation=before.generation + 1)

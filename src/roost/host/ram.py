@@ -81,7 +81,8 @@ class RamFile:
         except OSError as error:
             if not existed:
                 self._path.unlink(missing_ok=True)
-            raise storage_error(self._path, error, needed=whole) from error
+            advice = "give the VM less memory or another backing"
+            raise storage_error(self._path, error, needed=whole, otherwise=advice) from error
 
 
 def write_mark(path: Path, size_bytes: int, mark: Mark, *, durable: bool) -> None:

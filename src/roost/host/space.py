@@ -12,8 +12,14 @@ from roost.common.units import human_size
 from roost.errors import HostError, StorageError
 
 
-def storage_error(path: Path, error: HostError | OSError, *, needed: int | None = None) -> StorageError:
-    """What went wrong with a file, with the space that is left where that can be the reason."""
+def storage_error(
+    path: Path, error: HostError | OSError, *, needed: int | None = None, otherwise: str = ""
+) -> StorageError:
+    """What went wrong with a file, with the space that is left where that can be the reason.
+
+    Args:
+        otherwise: what else than freeing space would help then.
+    """
     words = (
         error.strerror if isinstance(error, OSError) else str(error.context.get("stderr") or error.message)
     )
@@ -24,9 +30,8 @@ def storage_error(path: Path, error: HostError | OSError, *, needed: int | None 
         wanted = f", up to {human_size(needed)} are needed" if needed is not None else ""
         message = f"no space for {path}: {human_size(free)} are free{wanted}"
     context = {"path": str(path), "free_bytes": free, "needed_bytes": needed}
-    return StorageError(
-        message, hint=f"free space on the filesystem of {path.parent}" if full else "", context=context
-    )
+    ways = [f"free space on the filesystem of {path.parent}", *([otherwise] if otherwise else [])]
+    return StorageError(message, hint=", or ".join(ways) if full else "", context=context)
 
 
 def free_bytes(directory: Path) -> int:

@@ -42,6 +42,7 @@ async def test_reserving_on_a_full_filesystem_fails_at_once_and_leaves_nothing(
     with pytest.raises(StorageError, match="no space") as caught:
         await ram(small_filesystem / "ram", reserve=True).ensure()
     assert caught.value.context["needed_bytes"] == SIZE + MARK_SIZE
+    assert "less memory or another backing" in caught.value.hint
     assert list(small_filesystem.iterdir()) == []
 
 

@@ -15,7 +15,7 @@ from roost.agent.progress import Progress
 from roost.agent.quick import quick_spec
 from roost.agent.service import VmService
 from roost.api.types import CloneVm, CreateVm, Operation, QuickCreateVm, StopVm, VmView
-from roost.errors import InvalidSpec, Problem
+from roost.errors import InvalidSpec, Problem, RoostError
 from roost.model.base import Seconds
 from roost.model.spec import VmSpec
 
@@ -163,7 +163,12 @@ async def _create(vms: VmService, spec: VmSpec, start: bool, progress: Progress)
     made = await vms.create(spec, progress)
     if not start:
         return made
-    started = await vms.start(made.name, progress)
+    try:
+        started = await vms.start(made.name, progress)
+    except RoostError as error:
+        ways = f"`roost vm start {made.name}` tries again, `roost vm delete {made.name}` removes it"
+        error.hint = "; ".join(filter(None, (error.hint, f"{made.name} is made and stopped: {ways}")))
+        raise
     return started.model_copy(update={"one_time_password": made.one_time_password})
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from roost.api.types import VmView
+from roost.errors import ConflictError
 from tests.unit.agent.http.conftest import Api, error_of
 
 WEB = {"document": "name: web\ncpus: 2\n"}
@@ -39,6 +41,21 @@ async def test_wait_makes_one_round_trip_of_it(api: Api) -> None:
     answer = await api.http.post("/v1/vms", json={**WEB, "start": True}, params={"wait": "5s"})
     assert answer.status_code == 200
     assert answer.json()["result"]["state"] == "running"
+
+
+async def test_a_vm_that_was_made_and_does_not_start_is_told_of(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> VmView:
+        raise ConflictError("web cannot listen on port 80", hint="stop the other one")
+
+    monkeypatch.setattr(api.vms, "start", refuse)
+    ended = await api.post("/v1/vms", {**WEB, "start": True}, wait=5)
+    assert ended["error"]["message"] == "web cannot listen on port 80"
+    assert ended["error"]["hint"].startswith(
+        "stop the other one; web is made and stopped: `roost vm start web`"
+    )
+    assert (await api.get("/v1/vms/web"))["state"] == "stopped"
 
 
 async def test_wait_that_is_too_short_answers_with_the_running_operation(api: Api) -> None:
