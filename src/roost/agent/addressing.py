@@ -126,6 +126,7 @@ def settle_addresses(node: Node, spec: VmSpec, macs: tuple[str, ...]) -> tuple[N
             found.append(None)
             continue
         taken = used.setdefault(network.name, {})
+        taken |= {p: who for p, who in _taken_elsewhere(network, macs).items() if p not in taken}
         try:
             place = _place(
                 node, network, nic, _had(entry, index, network), taken, f"{spec.name}/{index}", mac
@@ -140,6 +141,32 @@ def settle_addresses(node: Node, spec: VmSpec, macs: tuple[str, ...]) -> tuple[N
     if problems:
         raise InvalidSpec(problems, source=spec.name)
     return tuple(found)
+
+
+def elsewhere(network: Network) -> list[Reservation]:
+    """Who has which address of the network on other hosts, of those whose names are known."""
+    return [
+        Reservation(
+            vm=nic.name,
+            nic=0,
+            mac=nic.mac,
+            network=network.name,
+            ipv4=nic.ipv4,
+            ipv6=nic.ipv6,
+            name=f"{nic.name}.{network.domain}",
+        )
+        for nic in network.remotes
+        if nic.name is not None
+    ]
+
+
+def _taken_elsewhere(network: Network, macs: tuple[str, ...]) -> dict[int, str]:
+    """Places that NICs of other hosts have, but not these: a VM that comes here keeps its own."""
+    return {
+        network.number_of(IPv4Address(nic.ipv4)): f"{nic.name or nic.mac} on {nic.host}"
+        for nic in network.remotes
+        if nic.mac not in macs
+    }
 
 
 def _had(entry: Entry | None, index: int, network: Network) -> int | None:

@@ -12,7 +12,7 @@ from roost.agent.networks import Networks
 from roost.agent.progress import Progress
 from roost.agent.verification import verify
 from roost.api.networks import NetworkView, Proof
-from roost.model.network import Allow, Network, NetworkSpec, PortForward, Reservation
+from roost.model.network import Allow, Network, NetworkSpec, Placement, PortForward, Reservation
 
 
 class NetworkViews:
@@ -41,6 +41,9 @@ class NetworkViews:
 
     async def forward(self, name: str, forward: PortForward) -> NetworkView:
         return self._view(await self._networks.forward(name, forward))
+
+    async def place(self, name: str, placement: Placement) -> NetworkView:
+        return self._view(await self._networks.place(name, placement))
 
     async def unforward(self, name: str, protocol: str, host_port: int, host: str | None) -> NetworkView:
         return self._view(await self._networks.unforward(name, protocol, host_port, host))

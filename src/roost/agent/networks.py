@@ -17,22 +17,24 @@ from ipaddress import IPv4Address, IPv6Network
 from pathlib import Path
 
 from roost.agent.addressing import Card as VmCard
-from roost.agent.addressing import Cards
+from roost.agent.addressing import Cards, elsewhere
 from roost.agent.store import Entry, Store
+from roost.agent.tunnels import Tunnels
 from roost.common.files import fsync_path, read_json, write_atomic, write_json
 from roost.common.log import get_logger
 from roost.common.paths import Home
 from roost.errors import ConflictError, NotFoundError, RoostError, SpecError, StorageError, Unsupported
-from roost.host.network import bridge, observe
+from roost.host.network import bridge, observe, vxlan
 from roost.host.network.card import Card
 from roost.host.network.dnsmasq import Dnsmasq, end_server
 from roost.host.network.firewall import Firewall
-from roost.host.network.rules import Entrance, Port, Segment, Wanted, Way
+from roost.host.network.rules import Entrance, Port, Segment, Tunnel, Wanted, Way
 from roost.host.network.watch import TableWatch
 from roost.model import network as kept
 from roost.model.documents import validate
 from roost.model.host import HostFacts
-from roost.model.network import Allow, Network, NetworkSpec, PortForward, Reservation
+from roost.model.network import Allow, Network, NetworkSpec, Placement, PortForward, Reservation
+from roost.model.overlay import settle_placement
 from roost.model.subnets import Surroundings, Taken, free_number, settle_network
 from roost.model.taps import home_word
 
@@ -51,6 +53,7 @@ class Networks:
         self._store = store
         self._networks: dict[str, Network] = {}
         self._servers: dict[str, Dnsmasq] = {}
+        self._tunnels = Tunnels(self._owner)
         self._firewall = Firewall(home)
         self._lock = asyncio.Lock()
         self._watch: TableWatch | None = None
@@ -159,6 +162,9 @@ class Networks:
         async with self._lock:
             if spec.name in self._networks or spec.name in self.damaged:
                 raise ConflictError(f"there is already a network {spec.name}", hint="choose another name")
+            if spec.peers and spec.underlay is None:
+                own = await asyncio.to_thread(vxlan.source_toward, spec.peers[0])
+                spec = spec.model_copy(update={"underlay": own})
             network = settle_network(spec, await self._surroundings())
             directory = self._home.networks / network.name
             directory.mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -269,6 +275,23 @@ class Networks:
                 )
             network = self._put(network, forwards=left)
             await self._apply_rules()
+            return network
+
+    async def place(self, name: str, placement: Placement) -> Network:
+        """Take note of where the rest of a network is, instead of what was known before. Idempotent.
+
+        Raises:
+            InvalidSpec: the network is of one host, or an address does not fit; all problems at once.
+        """
+        async with self._lock:
+            network = self.find(name)
+            settled = settle_placement(network, placement)
+            if (settled.peers, settled.nics) != (network.peers, network.remotes):
+                network = self._put(network, peers=settled.peers, remotes=settled.nics)
+            self._tunnels.doubt(name)
+            self._served.pop(name, None)
+            await self._apply_rules()
+            await self._make_ready(network)
             return network
 
     async def _refuse_taken_port(self, forward: PortForward) -> None:
@@ -404,6 +427,7 @@ class Networks:
                         done.append(f"bridge {network.bridge} put right")
                     if self._server(network).find() is None:
                         done.append(f"dnsmasq of {network.name} started")
+                    done += await self._tunnels.mend(network, _macs(self.cards.on(network.name)))
                     await self._make_ready(network)
                     self._server(network).trim()
                 except RoostError as error:
@@ -461,9 +485,10 @@ class Networks:
         except OSError:
             await asyncio.to_thread(self._mend_bridge, network)
         server, cards = self._server(network), self.cards.on(network.name)
+        await self._tunnels.ensure(network, _macs(cards))
         if cards != self._served.get(network.name) or server.find() is None:
             self._served.pop(network.name, None)
-            await server.ensure(card.reservation for card in cards)
+            await server.ensure((card.reservation for card in cards), elsewhere(network))
             self._served[network.name] = cards
 
     def _mend_bridge(self, network: Network) -> None:
@@ -471,8 +496,8 @@ class Networks:
         bridge.attach_ports(network.bridge, [card.port.tap for card in self.cards.on(network.name)])
 
     async def _sweep(self) -> list[str]:
-        """Remove bridges and DHCP servers of this home that belong to no network."""
-        done = []
+        """Remove tunnels, bridges and DHCP servers of this home that belong to no network."""
+        done = await self._tunnels.sweep(self.all(), self.damaged)
         names = {network.bridge for network in self.all()}
         for name, whose in (await asyncio.to_thread(bridge.own_bridges, self._owner)).items():
             if name not in names and whose not in self.damaged:
@@ -494,6 +519,7 @@ class Networks:
         (directory / "network.json").unlink(missing_ok=True)
         fsync_path(directory)
         try:
+            await self._tunnels.remove(network)
             await asyncio.to_thread(bridge.remove_bridge, network.bridge, self._owner)
             await self._apply_rules()
         finally:
@@ -551,7 +577,8 @@ class Networks:
         bridges = frozenset(network.bridge for network in self.all())
         routes = await asyncio.to_thread(observe.observe_routes, bridges)
         links, bonded = await asyncio.to_thread(observe.observe_links, self._owner)
-        return Surroundings((*mine, *routes), self._prefix6(), links | bridges, bonded)
+        addresses = await asyncio.to_thread(vxlan.own_addresses)
+        return Surroundings((*mine, *routes), self._prefix6(), links | bridges, bonded, addresses)
 
     def _prefix6(self) -> IPv6Network:
         """This home's own prefix, made once. Source: RFC 4193, 3.2: 40 random bits after fd."""
@@ -570,13 +597,27 @@ def _networks_of(entry: Entry | None) -> set[str]:
     return {address.network for address in (entry.record.addresses if entry else ()) if address is not None}
 
 
+def _macs(cards: list[VmCard]) -> set[str]:
+    return {card.port.mac for card in cards}
+
+
 def _has_limits(entry: Entry) -> bool:
     return any(nic.bandwidth or nic.packets for nic in entry.applied.nics)
 
 
 def _segment(network: Network) -> Segment:
+    tunnel = None
+    if network.underlay is not None:
+        tunnel = Tunnel(network.tunnel, network.vni, network.underlay, network.peers, network.mac)
     return Segment(
-        network.bridge, network.mode, network.ipv4, network.ipv6, network.gateway4, network.gateway6
+        network.bridge,
+        network.mode,
+        network.ipv4,
+        network.ipv6,
+        network.gateway4,
+        network.gateway6,
+        tenant=network.net_id is not None,
+        tunnel=tunnel,
     )
 
 

@@ -62,13 +62,23 @@ def network() -> None:
 @click.option("--range", metavar="FIRST-LAST", help="Where VMs get their addresses from; all when left out.")
 @click.option("--bridge", metavar="NAME", help="What its bridge is called; br-NAME when left out.")
 @click.option("--domain", help="What the names of its VMs end in; the network's name when left out.")
-@click.option("--mtu", type=int, help="The largest packet; 1500 when left out.")
+@click.option("--mtu", type=int, help="The largest packet; 1500, or what fits the underlay, when left out.")
 @click.option("--tenant", help="Whose it is.")
-@click.option("--net-id", type=int, help="Its number in a fleet; the bridge is then br-tNUMBER.")
+@click.option("--net-id", type=int, help="Its number on all its hosts; bridge and subnets follow from it.")
+@click.option(
+    "--underlay", metavar="ADDRESS", help="This host's address among the hosts that share the network."
+)
+@click.option(
+    "--peer", "peers", metavar="ADDRESS", multiple=True, help="Another host that has it; repeat it."
+)
 @output_option
 @click.pass_obj
 def create(app: App, /, name: str, **words: Any) -> None:
-    """Make a network: a bridge, its subnets, DHCP, DNS and a firewall."""
+    """Make a network: a bridge, its subnets, DHCP, DNS and a firewall.
+
+    With --underlay or --peer it goes on, on other hosts: make it there too, with the same --net-id, and give each host
+    a --range of its own.
+    """
     made = app.agent.networks.create({"name": name, **words})
     app.show(made, lambda made: f"{made['name']} is there ({made['mode']}, {made['ipv4']}, {made['ipv6']})")
 
@@ -171,6 +181,26 @@ def forward(app: App, name: str, port: str, vm: str | None, remove: bool) -> Non
 
 
 @network.command()
+@network_argument
+@click.argument("addresses", nargs=-1, metavar="[ADDRESS]...")
+@click.option("--none", "none", is_flag=True, help="Nobody: the network is this host's alone from now on.")
+@output_option
+@click.pass_obj
+def peers(app: App, name: str, addresses: tuple[str, ...], none: bool) -> None:
+    """Say which other hosts have network NAME, by their underlay addresses: these, and no others from now on.
+
+    All hosts can be told the same, for each leaves itself out.
+    """
+    if bool(addresses) == none:
+        raise click.UsageError("Give the addresses of the other hosts, or --none")
+    known = app.agent.networks.show(name)["remotes"] if addresses else []
+    changed = app.agent.networks.place(
+        name, {"peers": list(addresses), "nics": [nic for nic in known if nic["host"] in addresses]}
+    )
+    app.show(changed, lambda made: f"{name} is shared with {', '.join(made['peers']) or 'nobody'}")
+
+
+@network.command()
 @click.argument(
     "name",
     metavar="NETWORK|BRIDGE",
@@ -233,6 +263,9 @@ def _network_page(network: Json) -> str:
                     ("mtu", network["mtu"]),
                     ("tenant", network["tenant"]),
                     ("net id", network["net_id"]),
+                    ("underlay", network["underlay"]),
+                    ("peers", ", ".join(network["peers"])),
+                    ("known nics", len(network["remotes"]) if network["underlay"] else None),
                     ("dhcp, dns", "served" if network["served"] else "not served: its dnsmasq does not run"),
                     ("made", moment(network["created"])),
                     ("vms", ", ".join(network["vms"])),

@@ -45,6 +45,10 @@ class Networks:
     def verify(self, name: str) -> Operation:
         return operate(self._transport, "POST", path_of("networks", name, "verify"), body={})
 
+    def place(self, name: str, placement: Json) -> Json:
+        """`placement` as in `model.network.Placement`, instead of what was said before."""
+        return dict(self._transport.call("PUT", path_of("networks", name, "placement"), body=placement))
+
     def reservations(self, name: str) -> builtins.list[Json]:
         """Of a network, or of a bridge that VMs are on."""
         return list(self._transport.call("GET", path_of("networks", name, "reservations")))

@@ -26,6 +26,7 @@ _PACKAGES: dict[str, tuple[str, str]] = {
     "openssl": ("openssl", "openssl"),
     "chrony": ("chrony", "chrony"),
     "ip": ("iproute2", "iproute"),
+    "bridge": ("iproute2", "iproute"),
     "modprobe": ("kmod", "kmod"),
     "systemctl": ("systemd", "systemd"),
     "systemd-run": ("systemd", "systemd"),

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from roost.model.base import Count, Form, InterfaceName, Model, Name
+from roost.model.base import Count, Form, InterfaceName, MacAddress, Model, Name
 
 FORMAT = 1
 """Version of `network.json`. Readers refuse newer ones."""
@@ -37,6 +37,13 @@ Domain = Annotated[
     ),
 ]
 Port = Annotated[Count, Field(ge=1, le=65535)]
+DEFAULT_MTU = 1500
+MAX_NET_ID = (1 << 16) - 1
+"""Each has a /64 of the tenants' /48."""
+
+
+VNI_BASE = 0x800000
+"""Docker numbers its networks upwards from 4096; it would have to make eight million before they met."""
 
 
 class NetworkSpec(Model):
@@ -59,12 +66,19 @@ class NetworkSpec(Model):
     """None is `br-NAME`, or a short one made of the name when that is longer than 15 characters."""
     domain: Domain | None = None
     """VMs are called VM.DOMAIN on it; None is the network's name."""
-    mtu: Annotated[Count, Field(ge=1280, le=9216)] = 1500
-    """Largest packet. Guests learn it by DHCP."""
+    mtu: Annotated[Count, Field(ge=1280, le=9216)] | None = None
+    """Largest packet; None is 1500, or with an underlay what fits through the tunnel. Guests learn it by DHCP and router
+    advertisements. All hosts of a network must have the same."""
     tenant: Name | None = None
     """Whose it is; Roost itself gives it no meaning on one host."""
-    net_id: Annotated[Count, Field(ge=1, le=(1 << 24) - 1)] | None = None
-    """The tenant network's number in a fleet; its bridge is then `br-t<net-id>`."""
+    net_id: Annotated[Count, Field(ge=1, le=MAX_NET_ID)] | None = None
+    """The tenant network's number, on each of its hosts the same. Its bridge is then `br-t<net-id>`, and its subnets
+    follow from the number if none are given."""
+    underlay: str | None = None
+    """This host's address on the network that reaches the other hosts: joins the network to theirs. None, without peers,
+    is a network of this host alone. Needs a `net_id`."""
+    peers: tuple[str, ...] = ()
+    """The other hosts' underlay addresses."""
 
 
 class Allow(Model):
@@ -89,6 +103,28 @@ class PortForward(Model):
     protocol: Protocol = "tcp"
 
 
+class RemoteNic(Model):
+    """A NIC on the same network, on another host."""
+
+    mac: MacAddress
+    ipv4: str
+    ipv6: str | None = None
+    """None is the address at the same place of its subnet as `ipv4`, which is what Roost gives."""
+    host: str
+    """That host's underlay address."""
+    name: Name | None = None
+    """What its VM is called; the network's DNS knows it then on this host, too."""
+
+
+class Placement(Model):
+    """Where a network is besides this host. What names this host itself is left out, so that all can be told the same."""
+
+    peers: tuple[str, ...] = ()
+    """Underlay addresses of the hosts that have the network."""
+    nics: tuple[RemoteNic, ...] = ()
+    """NICs that are known. Frames for any other go to all peers."""
+
+
 class Network(Model):
     """One network, with everything settled."""
 
@@ -108,9 +144,13 @@ class Network(Model):
     """The first and the last IPv4 address that VMs are given."""
     last: str
     domain: str
-    mtu: int = 1500
+    mtu: int = DEFAULT_MTU
     tenant: str | None = None
     net_id: int | None = None
+    underlay: str | None = None
+    """None: of this host alone."""
+    peers: tuple[str, ...] = ()
+    remotes: tuple[RemoteNic, ...] = ()
     allows: tuple[Allow, ...] = ()
     """Ways from here into other networks."""
     forwards: tuple[PortForward, ...] = ()
@@ -122,6 +162,16 @@ class Network(Model):
     @property
     def subnet6(self) -> IPv6Network:
         return IPv6Network(self.ipv6)
+
+    @property
+    def tunnel(self) -> str:
+        """The name of the interface to its other hosts."""
+        return f"vx-t{self.net_id}"
+
+    @property
+    def vni(self) -> int:
+        """Its number on the wire between hosts."""
+        return VNI_BASE + (self.net_id or 0)
 
     def number_of(self, address: IPv4Address) -> int:
         """The place of an address in the subnet: a NIC has the same one in the IPv4 and in the IPv6 subnet."""
@@ -139,7 +189,7 @@ class NicAddress(Model):
     bridge: str
     ipv4: str
     ipv6: str
-    mtu: int = 1500
+    mtu: int = DEFAULT_MTU
 
 
 class Reservation(Model):

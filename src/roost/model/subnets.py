@@ -6,19 +6,28 @@ Callers: `agent.networks` when a network is made, `agent.addressing` when a NIC 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_address, ip_network
 from typing import TypeVar
 
 from roost.common.clock import timestamp
 from roost.errors import InvalidSpec, NoCapacityError, Problem
-from roost.model.network import Network, NetworkSpec
+from roost.model.network import DEFAULT_MTU, Network, NetworkSpec, Placement
+from roost.model.overlay import (
+    MIN_MTU,
+    check_underlay,
+    inner_mtu,
+    settle_placement,
+    tenant_subnet4,
+    tenant_subnet6,
+)
 
 RANGE4 = IPv4Network("10.208.0.0/12")
 """Where networks without a subnet of their own get one from: next to what fleets give tenants (10.240.0.0/12), away from
 what Docker (172.16.0.0/12) and libvirt (192.168.122.0/24) take."""
 IFNAMSIZ = 15
+MAX_MTU = 9216
 
 Subnet = IPv4Network | IPv6Network
 S = TypeVar("S", IPv4Network, IPv6Network)
@@ -44,6 +53,8 @@ class Surroundings:
     """Interfaces of the host that exist already and are not ours."""
     bonded: frozenset[str]
     """Those of them that are a bond's members, or a bond."""
+    addresses: Mapping[str, int] = field(default_factory=dict)
+    """The host's own addresses → the MTU of the link that has them."""
 
 
 def settle_network(spec: NetworkSpec, around: Surroundings) -> Network:
@@ -61,9 +72,10 @@ def settle_network(spec: NetworkSpec, around: Surroundings) -> Network:
         raise InvalidSpec(problems, source=f"network {spec.name}")
     gateway = _host_address("gateway", spec.gateway, subnet4, problems) or subnet4[1]
     first, last = _range(spec, subnet4, problems)
+    underlay, mtu = _underlay(spec, around, problems)
     if problems:
         raise InvalidSpec(problems, source=f"network {spec.name}")
-    return Network(
+    network = Network(
         name=spec.name,
         mode=spec.mode,
         created=timestamp(),
@@ -76,10 +88,14 @@ def settle_network(spec: NetworkSpec, around: Surroundings) -> Network:
         first=str(first),
         last=str(last),
         domain=spec.domain or spec.name,
-        mtu=spec.mtu,
+        mtu=mtu,
         tenant=spec.tenant,
         net_id=spec.net_id,
+        underlay=underlay,
     )
+    if underlay is None:
+        return network
+    return network.model_copy(update={"peers": settle_placement(network, Placement(peers=spec.peers)).peers})
 
 
 def free_number(network: Network, used: Collection[int], avoid: Collection[int], wish: str) -> int:
@@ -133,6 +149,10 @@ def overlapping(subnet: Subnet, taken: Iterable[Taken]) -> Iterator[Taken]:
 
 
 def _subnet4(spec: NetworkSpec, around: Surroundings, problems: list[Problem]) -> IPv4Network | None:
+    if spec.ipv4 is None and spec.net_id is not None:
+        tenants4 = tenant_subnet4(spec.net_id)
+        _refuse_overlap("net_id", tenants4, around, problems)
+        return tenants4
     if spec.ipv4 is None:
         return _next_free(RANGE4, 24, around, "ipv4", spec.name)
     subnet = _parse("ipv4", spec.ipv4, problems)
@@ -154,6 +174,10 @@ def _subnet4(spec: NetworkSpec, around: Surroundings, problems: list[Problem]) -
 
 
 def _subnet6(spec: NetworkSpec, around: Surroundings, problems: list[Problem]) -> IPv6Network | None:
+    if spec.ipv6 is None and spec.net_id is not None:
+        tenants6 = tenant_subnet6(spec.net_id)
+        _refuse_overlap("net_id", tenants6, around, problems)
+        return tenants6
     if spec.ipv6 is None:
         return _next_free(around.prefix6, 64, around, "ipv6", spec.name)
     subnet = _parse("ipv6", spec.ipv6, problems)
@@ -266,3 +290,35 @@ def _bridge(spec: NetworkSpec, around: Surroundings, problems: list[Problem]) ->
             )
         )
     return name
+
+
+def _underlay(spec: NetworkSpec, around: Surroundings, problems: list[Problem]) -> tuple[str | None, int]:
+    """The underlay address in one form, and the network's MTU."""
+    if spec.underlay is None:
+        if spec.peers:
+            problems.append(
+                Problem("underlay", "no address of this host leads to the peers", "name one: underlay")
+            )
+        return None, spec.mtu or DEFAULT_MTU
+    if spec.net_id is None:
+        problems.append(
+            Problem("underlay", "only a network with a net_id can span hosts", "give it a number: net_id")
+        )
+    own = check_underlay(spec.underlay, problems)
+    if own is None:
+        return None, DEFAULT_MTU
+    if str(own) not in around.addresses:
+        known = ", ".join(sorted(around.addresses)) or "none"
+        problems.append(Problem("underlay", f"this host has no address {own}", f"it has {known}"))
+        return None, DEFAULT_MTU
+    most = inner_mtu(own, around.addresses[str(own)])
+    mtu = spec.mtu or min(most, MAX_MTU)
+    if mtu > most or mtu < MIN_MTU:
+        problems.append(
+            Problem(
+                "mtu",
+                f"packets of {mtu} bytes do not fit: through {own} go {MIN_MTU} to {most}",
+                "leave it out, or let the underlay carry larger packets",
+            )
+        )
+    return str(own), mtu

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from roost.model.base import Model
-from roost.model.network import NicAddress
+from roost.model.network import DEFAULT_MTU, NicAddress
 
 FORMAT = 1
 """Version of the state directory's format. Readers upgrade older ones and refuse newer ones."""
@@ -71,6 +71,11 @@ class VmRecord(Model):
     """Disk name to full id of the image it stands on."""
     parent: str | None = None
     """Id of the VM that this one was cloned from."""
+
+    def mtu(self, nic: int) -> int:
+        """The largest packet on a NIC's network."""
+        address = self.addresses[nic] if nic < len(self.addresses) else None
+        return DEFAULT_MTU if address is None else address.mtu
 
 
 class Transition(Model):

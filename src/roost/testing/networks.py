@@ -8,7 +8,8 @@ from ipaddress import IPv6Network
 from roost.agent.progress import Progress
 from roost.api.networks import NetworkView, Proof
 from roost.errors import ConflictError, NotFoundError
-from roost.model.network import Allow, Network, NetworkSpec, PortForward, Reservation
+from roost.model.network import Allow, Network, NetworkSpec, Placement, PortForward, Reservation
+from roost.model.overlay import settle_placement
 from roost.model.subnets import Surroundings, Taken, settle_network
 
 
@@ -34,7 +35,9 @@ class FakeNetworks:
             for network in self._networks.values()
             for subnet in (network.subnet4, network.subnet6)
         ]
-        around = Surroundings(tuple(taken), IPv6Network("fd12:3456:789a::/48"), frozenset(), frozenset())
+        around = Surroundings(
+            tuple(taken), IPv6Network("fd12:3456:789a::/48"), frozenset(), frozenset(), {"192.0.2.1": 1500}
+        )
         self._networks[spec.name] = settle_network(spec, around)
         return self.show(spec.name)
 
@@ -51,6 +54,11 @@ class FakeNetworks:
 
     async def forward(self, name: str, forward: PortForward) -> NetworkView:
         return self._put(name, forwards=(*self.show(name).forwards, forward))
+
+    async def place(self, name: str, placement: Placement) -> NetworkView:
+        self.show(name)
+        settled = settle_placement(self._networks[name], placement)
+        return self._put(name, peers=settled.peers, remotes=settled.nics)
 
     async def unforward(self, name: str, protocol: str, host_port: int, host: str | None) -> NetworkView:
         left = tuple(

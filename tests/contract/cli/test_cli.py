@@ -182,3 +182,20 @@ def test_version_and_drain(roost: Roost, web: str) -> None:
     assert json.loads(done(roost("version", "-o", "json")))["agent"]["api"] == 1
     done(roost("agent", "drain"))
     assert json.loads(done(roost("vm", "show", web, "-o", "json")))["state"] == "stopped"
+
+
+def test_a_network_over_several_hosts_is_made_and_told_its_peers(roost: Roost) -> None:
+    made = roost(
+        "network", "create", "acme", "--net-id", "12", "--underlay", "192.0.2.1", "--peer", "192.0.2.2"
+    )
+    assert made.stdout == "acme is there (nat, 10.243.0.0/24, fd72:6f6f:7374:c::/64)\n", made.stderr
+    hosts = ("192.0.2.1", "192.0.2.3", "192.0.2.2")
+    assert roost("network", "peers", "acme", *hosts).stdout == "acme is shared with 192.0.2.2, 192.0.2.3\n"
+    page = " ".join(roost("network", "show", "acme").stdout.split())
+    assert "underlay 192.0.2.1 peers 192.0.2.2, 192.0.2.3" in page
+    assert "mtu 1450" in page
+    wrong = roost("network", "peers", "acme", "eth0")
+    assert wrong.returncode != 0
+    assert "'eth0' is not an address" in wrong.stderr
+    assert roost("network", "peers", "acme", "--none").stdout == "acme is shared with nobody\n"
+    assert "give the addresses of the other hosts, or --none" in roost("network", "peers", "acme").stderr

@@ -64,9 +64,9 @@ class Enclave:
 
 
 @contextlib.contextmanager
-def new_enclave() -> Iterator[Enclave]:
-    """Needs root."""
-    name, bridge = f"roost-test-{os.getpid()}", "br0"
+def new_enclave(suffix: str = "") -> Iterator[Enclave]:
+    """Needs root. A test that has several gives each a suffix of its own."""
+    name, bridge = f"roost-test-{os.getpid()}{suffix}", "br0"
     subprocess.run(["ip", "netns", "add", name], check=True)
     try:
         subprocess.run(["ip", "-netns", name, "link", "add", bridge, "type", "bridge"], check=True)

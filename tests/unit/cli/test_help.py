@@ -20,7 +20,7 @@ vm exec|cp|console|screenshot|logs|events|wait
 vm snapshot create|list|revert|delete
 vm disk attach|detach|resize
 vm nic attach|detach
-network create|list|show|delete|allow|deny|forward|reservations|verify
+network create|list|show|delete|allow|deny|forward|peers|reservations|verify
 agent serve|drain
 """
 

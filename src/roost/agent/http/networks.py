@@ -11,7 +11,7 @@ from roost.agent.http.dependencies import OPERATION, Agent, Start, make_router
 from roost.agent.http.errors import error_responses
 from roost.api.networks import NetworkView
 from roost.api.types import Operation
-from roost.model.network import Allow, NetworkSpec, PortForward, Protocol, Reservation
+from roost.model.network import Allow, NetworkSpec, Placement, PortForward, Protocol, Reservation
 
 router = make_router("/v1/networks", "networks")
 
@@ -81,6 +81,15 @@ async def network_verify(name: NetworkRef, agent: Agent, start: Start) -> Operat
     """Try each rule of a network with NICs of the agent's own; the result is a list of proofs."""
     agent.networks.show(name)
     return await start("network.verify", name, partial(agent.networks.verify, name))
+
+
+@router.put("/{name}/placement", responses=_CHANGE)
+async def network_place(name: NetworkRef, request: Placement, agent: Agent) -> NetworkView:
+    """Say where the rest of a network is: its other hosts, and the NICs there. Replaces what was said before.
+
+    What names this host itself is left out, so every host of a network can be sent the same.
+    """
+    return await agent.networks.place(name, request)
 
 
 @router.get("/{name}/reservations", responses=error_responses("not_found"))

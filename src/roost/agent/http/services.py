@@ -21,7 +21,7 @@ from roost.api.networks import NetworkView, Proof
 from roost.common.clock import timestamp
 from roost.common.paths import Home
 from roost.model.host import Check, HostFacts
-from roost.model.network import Allow, NetworkSpec, PortForward, Reservation
+from roost.model.network import Allow, NetworkSpec, Placement, PortForward, Reservation
 
 
 class ImageService(Protocol):
@@ -68,6 +68,10 @@ class NetworkService(Protocol):
     async def deny(self, name: str, allow: Allow) -> NetworkView: ...
 
     async def forward(self, name: str, forward: PortForward) -> NetworkView: ...
+
+    async def place(self, name: str, placement: Placement) -> NetworkView:
+        """Raises: InvalidSpec: it is a network of one host, or the placement does not fit; all reasons at once."""
+        ...
 
     async def unforward(self, name: str, protocol: str, host_port: int, host: str | None) -> NetworkView: ...
 

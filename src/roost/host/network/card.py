@@ -111,7 +111,8 @@ def open_tap(name: str, bridge: str) -> int:
         with IPRoute() as links:
             index = links.link_lookup(ifname=name)[0]
             (master,) = links.link_lookup(ifname=bridge)
-            links.link("set", index=index, master=master)
+            (link,) = links.get_links(master)
+            links.link("set", index=index, master=master, mtu=link.get_attr("IFLA_MTU"))
             links.link("set", index=index, state="up")
             _wait_forwarding(links, index)
     except BaseException:

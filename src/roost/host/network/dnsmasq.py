@@ -63,8 +63,10 @@ class Dnsmasq:
         self._leases = directory / "leases"
         self._running: ProcessHandle | None = None
 
-    async def ensure(self, reservations: Iterable[Reservation]) -> None:
-        """Have it serve these reservations, and no others.
+    async def ensure(
+        self, reservations: Iterable[Reservation], elsewhere: Iterable[Reservation] = ()
+    ) -> None:
+        """Have it serve these reservations, and no others; those elsewhere it only has names for.
 
         Raises:
             ToolMissing: dnsmasq is not installed.
@@ -74,7 +76,7 @@ class Dnsmasq:
         known = list(reservations)
         self._make_directory()
         changed = self._keep(self._hosts, hosts_file(known), owner)
-        changed |= self._keep(self._names, names_file(known), owner)
+        changed |= self._keep(self._names, names_file([*known, *elsewhere]), owner)
         renewed = self._keep(self._config, self.configuration(owner.pw_name), owner)
         running = self.find()
         if running is not None and not renewed:

@@ -21,6 +21,7 @@ from ipaddress import IPv6Address
 from typing import TypeVar
 
 from roost.common.paths import SYSTEM_STATE, Home
+from roost.model.overlay import CLUSTER4, CLUSTER6, VXLAN_PORT
 
 T = TypeVar("T")
 
@@ -43,6 +44,20 @@ class Segment:
     ipv6: str
     gateway4: str
     gateway6: str
+    tenant: bool = False
+    tunnel: Tunnel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """How a segment goes on, on other hosts."""
+
+    interface: str
+    vni: int
+    underlay: str
+    peers: tuple[str, ...]
+    gateway_mac: str
+    """Every host's gateway has the same, so it must not be heard from another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +207,28 @@ def _add_segment(found: Elements, segment: Segment) -> None:
         found["inet", "outward"][bridge] = ""
     if segment.mode == "routed":
         found["inet", "inward"][bridge] = ""
+    if segment.tenant:
+        found["inet", "tenants"][bridge] = ""
+    if segment.tunnel is not None:
+        _add_tunnel(found, segment, segment.tunnel)
     if segment.mode == "nat":
         found["inet", "masked4"][segment.ipv4] = ""
         found["inet", "masked6"][segment.ipv6] = ""
+
+
+def _add_tunnel(found: Elements, segment: Segment, tunnel: Tunnel) -> None:
+    interface = tunnel.interface
+    found["bridge", "tunnels"][interface] = ""
+    found["bridge", "gateways"][f"{interface} . {tunnel.gateway_mac}"] = ""
+    found["bridge", "gateways4"][f"{interface} . {segment.gateway4}"] = ""
+    for address in (IPv6Address(segment.gateway6), link_local(tunnel.gateway_mac)):
+        found["bridge", "gateways6"][f"{interface} . {address}"] = ""
+        found["bridge", "gateway_targets"][f"{interface} . 0x{int(address):x}"] = ""
+    found["inet", "vnis"][str(tunnel.vni)] = ""
+    version = 6 if ":" in tunnel.underlay else 4
+    for peer in tunnel.peers:
+        found["inet", f"peers{version}"][f"{tunnel.vni} . {peer} . {tunnel.underlay}"] = ""
+        found["inet", f"hosts{version}"][f"{segment.bridge} . {peer}"] = ""
 
 
 def _add_port(found: Elements, port: Port) -> None:
@@ -267,7 +301,18 @@ _SETS = {
     ("bridge", "targets"): "typeof iifname . @th,64,128",
     ("bridge", "clients"): "typeof iifname . @th,288,48",
     **{("bridge", name): "type ifname : limit" for name in _LIMITS},
+    ("bridge", "tunnels"): "type ifname",
+    ("bridge", "gateways"): "type ifname . ether_addr",
+    ("bridge", "gateways4"): "type ifname . ipv4_addr",
+    ("bridge", "gateways6"): "type ifname . ipv6_addr",
+    ("bridge", "gateway_targets"): "typeof iifname . @th,64,128",
     ("inet", "networks"): "type ifname",
+    ("inet", "tenants"): "type ifname",
+    ("inet", "vnis"): "typeof @th,96,24",
+    ("inet", "peers4"): "typeof @th,96,24 . ip saddr . ip daddr",
+    ("inet", "peers6"): "typeof @th,96,24 . ip6 saddr . ip6 daddr",
+    ("inet", "hosts4"): "type ifname . ipv4_addr",
+    ("inet", "hosts6"): "type ifname . ipv6_addr",
     ("inet", "outward"): "type ifname",
     ("inet", "inward"): "type ifname",
     ("inet", "pairs"): "type ifname . ifname",
@@ -291,12 +336,48 @@ _BRIDGE = f"""
 		limit name iifname map @up_bytes drop
 		limit name iifname map @up_packets drop
 		iifname vmap @guarded
+		iifname @tunnels goto from_tunnel
 	}}
 	# Each frame to a VM.
 	chain postrouting {{
 		type filter hook postrouting priority 350; policy accept;
 		limit name oifname map @down_bytes drop
 		limit name oifname map @down_packets drop
+		oifname @tunnels goto to_tunnel
+	}}
+	# From another host: what its VMs may say to each other, for their own host has looked at it. Each host is gateway and
+	# DHCP server of its own VMs, so nothing in a gateway's name comes from elsewhere.
+	chain from_tunnel {{
+		iifname . ether saddr @gateways drop
+		iifname . arp saddr ip @gateways4 drop
+		iifname . ip saddr @gateways4 drop
+		iifname . ip6 saddr @gateways6 drop
+		iifname . arp daddr ip @gateways4 drop
+		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} iifname . @th,64,128 @gateway_targets drop
+		goto between_hosts
+	}}
+	chain to_tunnel {{
+		oifname . ether saddr @gateways drop
+		oifname . arp daddr ip @gateways4 drop
+		icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} oifname . @th,64,128 @gateway_targets drop
+		goto between_hosts
+	}}
+	chain between_hosts {{
+		ether type vmap {{ ip : goto tunnel_ipv4, ip6 : goto tunnel_ipv6, arp : goto pass }}
+		drop
+	}}
+	chain tunnel_ipv4 {{
+		udp dport {{ 67, 68 }} drop
+		udp sport {{ 67, 68 }} drop
+		igmp type membership-query drop
+		goto pass
+	}}
+	chain tunnel_ipv6 {{
+		exthdr frag exists ip6 daddr {{ fe80::/10, ff00::/8 }} drop
+		icmpv6 type {{ nd-router-solicit, nd-router-advert, nd-redirect, router-renumbering, mld-listener-query }} drop
+		udp dport {{ 546, 547 }} drop
+		udp sport {{ 546, 547 }} drop
+		goto pass
 	}}
 	# IPv4, IPv6 and ARP from its own MAC; no VLAN tag, no spanning tree, nothing else.
 	chain guest {{
@@ -350,6 +431,20 @@ _INET = f"""
 	chain input {{
 		type filter hook input priority filter - 10; policy accept;
 		iifname @networks goto to_host
+		# A tunnel hears its peers, and nobody else. The number of its network is at byte 4 of the message, after 8 of UDP.
+		# Source: RFC 7348, 5.
+		udp dport {VXLAN_PORT} @th,96,24 @vnis goto from_peer
+	}}
+	chain from_peer {{
+		@th,96,24 . ip saddr . ip daddr @peers4 goto pass
+		@th,96,24 . ip6 saddr . ip6 daddr @peers6 goto pass
+		drop
+	}}
+	# A process of the host, such as a VM's user-mode network, cannot speak for a tunnel: what comes out of one has the mark
+	# that its frame had, and only root can set marks.
+	chain output {{
+		type filter hook output priority filter - 10; policy accept;
+		udp dport {VXLAN_PORT} @th,96,24 @vnis meta mark & 0x{MARK:08x} == 0 drop
 	}}
 	# The host's own services: DHCP, and DNS and an echo from the gateway of the VM's own network.
 	chain to_host {{
@@ -372,14 +467,23 @@ _INET = f"""
 	chain from_network {{
 		ip daddr 169.254.169.254 drop
 		ip6 daddr fd00:ec2::254 drop
+		# Under the host's address it could speak for a tunnel.
+		udp dport {VXLAN_PORT} oifname != @networks drop
+		iifname . ip daddr @hosts4 drop
+		iifname . ip6 daddr @hosts6 drop
 		ct state established,related goto pass
 		iifname . oifname @pairs goto pass
 		iifname . oifname . meta l4proto . th dport @services goto pass
 		oifname @networks drop
+		# Another tenant's, on whatever host.
+		iifname @tenants ip daddr {CLUSTER4} drop
+		iifname @tenants ip6 daddr {CLUSTER6} drop
 		iifname @outward goto pass
 		drop
 	}}
 	chain to_network {{
+		oifname @tenants ip saddr {CLUSTER4} drop
+		oifname @tenants ip6 saddr {CLUSTER6} drop
 		ct state established,related goto pass
 		ct status dnat goto pass
 		oifname @inward goto pass

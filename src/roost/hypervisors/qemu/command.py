@@ -232,5 +232,6 @@ def _attachments(vm: Vm, slots: Slots, resources: tuple[Resource, ...]) -> list[
     ]
     by_name = {r.name: r for r in resources if isinstance(r, TapResource)}
     for index, (nic, mac) in enumerate(zip(vm.spec.nics, vm.record.macs, strict=True)):
-        found.append(devices.nic(slots, index, nic, mac, by_name.get(tap_name(vm.id, index))))
+        tap = by_name.get(tap_name(vm.id, index))
+        found.append(devices.nic(slots, index, nic, mac, tap, mtu=vm.record.mtu(index)))
     return found

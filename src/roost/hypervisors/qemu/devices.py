@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from roost.model.network import DEFAULT_MTU
 from roost.model.plan import TapResource
 from roost.model.spec import DiskSpec, NicSpec
 
@@ -212,8 +213,10 @@ def cdrom(slots: Slots, index: int, path: str | None, *, unit: int) -> Attachmen
 _NIC_DRIVERS = {"virtio": "virtio-net", "e1000e": "e1000e", "e1000": "e1000", "rtl8139": "rtl8139"}
 
 
-def nic(slots: Slots, index: int, spec: NicSpec, mac: str, tap: TapResource | None) -> Attachment:
-    """A NIC on its tap, or without one on the user-mode network."""
+def nic(
+    slots: Slots, index: int, spec: NicSpec, mac: str, tap: TapResource | None, *, mtu: int = DEFAULT_MTU
+) -> Attachment:
+    """A NIC on its tap, or without one on the user-mode network. A virtio NIC tells its guest an unusual MTU."""
     device_id = nic_id(index)
     driver = _NIC_DRIVERS[spec.model]
     device: Json = {"driver": driver, "id": device_id, "netdev": f"net{index}", "mac": mac}
@@ -221,6 +224,8 @@ def nic(slots: Slots, index: int, spec: NicSpec, mac: str, tap: TapResource | No
         device["driver"] = f"{driver}-{slots.virtio}"
         if slots.family != "microvm":
             device["romfile"] = ""
+        if mtu != DEFAULT_MTU:
+            device["host_mtu"] = mtu
         if tap is not None and tap.queues > 1:
             # One vector for each queue, one for control, one for changes of the configuration.
             device |= {"mq": True, "vectors": 2 * tap.queues + 2}

@@ -39,8 +39,8 @@ def disk_attachment(sessions: Sessions, vm: Vm, name: str) -> Attachment:
 
 def nic_attachment(sessions: Sessions, vm: Vm, index: int) -> Attachment:
     taps = {r.name: r for r in sessions.accepted_plan(vm).resources if isinstance(r, TapResource)}
-    tap = taps.get(tap_name(vm.id, index))
-    return devices.nic(slots_of(vm), index, vm.spec.nics[index], vm.record.macs[index], tap)
+    tap, mac = taps.get(tap_name(vm.id, index)), vm.record.macs[index]
+    return devices.nic(slots_of(vm), index, vm.spec.nics[index], mac, tap, mtu=vm.record.mtu(index))
 
 
 def refuse_without_hotplug(vm: Vm, what: str) -> None:

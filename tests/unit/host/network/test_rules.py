@@ -10,18 +10,28 @@ from hypothesis import strategies as st
 from roost.common.paths import SYSTEM_STATE, Home
 from roost.host.network import rules
 from roost.host.network.firewall import read_listings
-from roost.host.network.rules import Entrance, Limits, Port, Segment, Wanted, Way
+from roost.host.network.rules import Entrance, Limits, Port, Segment, Tunnel, Wanted, Way
 
 GOLDEN = Path(__file__).parents[3] / "data" / "networks"
 
 LAN = Segment("br-lan", "nat", "10.208.0.0/24", "fd00:1::/64", "10.208.0.1", "fd00:1::1")
 DMZ = Segment("br-dmz", "routed", "10.208.1.0/24", "fd00:2::/64", "10.208.1.1", "fd00:2::1")
 LAB = Segment("br-lab", "isolated", "10.208.2.0/24", "fd00:3::/64", "10.208.2.1", "fd00:3::1")
+ACME = Segment(
+    "br-t12",
+    "nat",
+    "10.243.0.0/24",
+    "fd72:6f6f:7374:c::/64",
+    "10.243.0.1",
+    "fd72:6f6f:7374:c::1",
+    tenant=True,
+    tunnel=Tunnel("vx-t12", 0x80000C, "192.0.2.1", ("192.0.2.2", "192.0.2.3"), "02:00:00:00:00:01"),
+)
 WEB = Port("tweb0", "02:00:00:00:00:05", "10.208.0.5", "fd00:1::5", Limits(100_000_000, 10_000))
 DB = Port("tdb0", "02:00:00:00:00:06", "10.208.1.6", "fd00:2::6")
 BARE = Port("tbare0", "02:00:00:00:00:07", limits=Limits(packets_per_s=50))
 WANTED = Wanted(
-    segments=(LAN, DMZ, LAB),
+    segments=(LAN, DMZ, LAB, ACME),
     ports=(WEB, DB, BARE),
     ways=(Way("br-lan", "br-dmz", "tcp", 5432), Way("br-dmz", "br-lab")),
     entrances=(
