@@ -5,7 +5,7 @@ Callers: `vms`. What can change now changes now; the rest waits for the next sta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,8 @@ from roost.agent.settling import resettle, settle_nics
 from roost.agent.store import Entry
 from roost.api.types import ApplyResult, Change
 from roost.common import steps
-from roost.errors import ConflictError, NotFoundError, SpecError, Unsupported
+from roost.common.units import MIB, human_size
+from roost.errors import ConflictError, NotFoundError, Unsupported
 from roost.host.disks import disk_size
 from roost.host.external import ExternalFile
 from roost.host.layers import current_file
@@ -143,8 +144,7 @@ class Devices:
         async with self._node.working(ref, "detach") as entry:
             disks = dict(entry.applied.named_disks())
             if name not in disks:
-                known = ", ".join(disks) or "none that can be detached"
-                raise NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {known}")
+                raise _no_disk(entry, name, disks)
             _refuse_asleep(entry)
             backend = self._node.backend(entry)
             file = entry.paths.disks / f"{name}.{disks[name].format}"
@@ -160,11 +160,16 @@ class Devices:
         async with self._node.working(ref, "resize") as entry:
             disks = dict(entry.vm.disks())
             if name not in disks:
-                raise NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {', '.join(disks)}")
+                raise _no_disk(entry, name, disks)
             _refuse_asleep(entry)
             current = disks[name].size
             if current is not None and size_bytes < current:
-                raise SpecError(f"disk {name} cannot shrink", hint="make a smaller one and copy the data")
+                raise ConflictError(
+                    f"disk {name} of {entry.name} has {human_size(current)} and cannot shrink to {human_size(size_bytes)}",
+                    hint="attach a smaller one and copy the files inside the guest"
+                    if size_bytes >= MIB
+                    else f"{size_bytes} bytes? Write {size_bytes}GiB",
+                )
             await self._node.backend(entry).resize_disk(entry.vm, name, size_bytes)
             if name == "root" and entry.record.image is not None:
                 self._note(entry, lambda spec: spec.model_copy(update={"disk_size": size_bytes}), {})
@@ -185,9 +190,12 @@ class Devices:
         async with self._node.working(ref, "detach") as entry:
             last = len(entry.applied.nics) - 1
             if index != last:
-                raise NotFoundError(
-                    f"{entry.name} cannot detach NIC {index}",
-                    hint=f"only the last one can go: {last}" if last >= 0 else "it has none",
+                if index > last:
+                    known = f"it has {', '.join(map(str, range(last + 1)))}" if last >= 0 else "it has none"
+                    raise NotFoundError(f"{entry.name} has no nic {index}", hint=known)
+                raise ConflictError(
+                    f"nic {index} of {entry.name} cannot go while nic {last} is there",
+                    hint=f"only the last one can be detached: `roost vm nic detach {entry.name} {last}`",
                 )
             _refuse_asleep(entry)
             if entry.status.state in ("running", "warm"):
@@ -320,6 +328,10 @@ def restart_due(entry: Entry) -> bool:
         return False
     ignored = set(changes.NOW | changes.FIRST_BOOT)
     return entry.spec.model_dump(exclude=ignored) != entry.applied.model_dump(exclude=ignored)
+
+
+def _no_disk(entry: Entry, name: str, disks: Iterable[str]) -> NotFoundError:
+    return NotFoundError(f"{entry.name} has no disk {name}", hint=f"it has {', '.join(disks) or 'none'}")
 
 
 def _refuse_asleep(entry: Entry) -> None:

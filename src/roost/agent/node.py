@@ -208,16 +208,20 @@ async def cancel_background(entry: Entry) -> None:
 def require(entry: Entry, *states: VmState, verb: str) -> None:
     """Raises `StateError` unless the VM is in one of `states`."""
     if entry.status.state not in states:
-        hints = {
-            "stopped": f"`roost vm start {entry.name}` starts it",
-            "sleeping": f"`roost vm wake {entry.name}` wakes it",
-            "warm": f"`roost vm resume {entry.name}` lets it run",
-            "running": f"`roost vm stop {entry.name}` stops it",
-            "failed": entry.status.reason,
-        }
         raise StateError(
             f"{entry.name} is {entry.status.state} and cannot be {verb}",
             actual=entry.status.state,
             required=" or ".join(states),
-            hint=hints[entry.status.state],
+            hint=way_out(entry),
         )
+
+
+def way_out(entry: Entry) -> str:
+    """The command that leads out of the VM's state, as a hint."""
+    return {
+        "stopped": f"`roost vm start {entry.name}` starts it",
+        "sleeping": f"`roost vm wake {entry.name}` wakes it",
+        "warm": f"`roost vm resume {entry.name}` lets it run",
+        "running": f"`roost vm stop {entry.name}` stops it",
+        "failed": entry.status.reason,
+    }[entry.status.state]

@@ -20,7 +20,7 @@ from roost.agent.creation import Creation, with_hashed_password
 from roost.agent.devices import Devices
 from roost.agent.hostlife import autostart, drain
 from roost.agent.lifecycle import Lifecycle
-from roost.agent.node import Node, cancel_background
+from roost.agent.node import Node, cancel_background, way_out
 from roost.agent.progress import Progress, ignore
 from roost.agent.reconcile import reconcile_loop
 from roost.agent.settling import draft_record, new_record
@@ -311,7 +311,7 @@ class Vms:
                 f"{entry.name} is {entry.status.state}, not running",
                 actual=entry.status.state,
                 required="running",
-                hint=f"`roost vm start {entry.name}`",
+                hint=way_out(entry),
             )
         return entry
 

@@ -10,13 +10,15 @@ MOST = 1000
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`web-{1..3}` → web-1, web-2, web-3; `{01..10}` keeps its width; `{a,b}` lists. Anything else stays as it is.
+    """`web-{1..3}` → web-1, web-2, web-3; `{01..10}` keeps its width; `{a,b}` lists. A name alone stays as it is.
 
     Raises:
-        ValueError: it stands for more than `MOST` names.
+        ValueError: it has a brace that is in no such pattern, or stands for more than `MOST` names.
     """
     match = _PATTERN.search(pattern)
     if match is None:
+        if "{" in pattern or "}" in pattern:
+            raise ValueError(f"{pattern} is no range and no list of names; write web-{{1..3}} or web-{{a,b}}")
         return [pattern]
     first, last, words = match.groups()
     if words is None and abs(int(last) - int(first)) >= MOST:

@@ -18,7 +18,7 @@ from typing import Literal
 
 from roost.common.files import fsync_path
 from roost.common.steps import reached
-from roost.common.units import human_size
+from roost.common.units import format_size, human_size
 from roost.errors import ConflictError, HostError, NotFoundError, SpecError, StorageError
 from roost.host.commands import run
 from roost.host.locks import ensure_unlocked
@@ -87,7 +87,7 @@ class DiskFile:
         if size_bytes < actual:
             raise ConflictError(
                 f"disk {self._disk.name} has {human_size(actual)} and is never shrunk to {human_size(size_bytes)}",
-                hint=f"give it at least size: {actual}, or make a new disk and copy its files inside the guest",
+                hint=f"write at least `size: {format_size(actual)}`, or make a new disk and copy its files inside the guest",
             )
         return actual
 
@@ -244,7 +244,7 @@ def _smallest(name: str, backing: Path, backing_format: Format, size_bytes: int 
     if size_bytes is not None and size_bytes < smallest:
         raise SpecError(
             f"disk {name} cannot have {human_size(size_bytes)}: its image has {human_size(smallest)}",
-            hint=f"give it at least size: {smallest}, or leave the size out",
+            hint=f"write at least `size: {format_size(smallest)}`, or leave the size out",
         )
     return smallest
 

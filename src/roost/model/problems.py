@@ -59,11 +59,19 @@ def describe(
     """One problem for each mistake, at the key where it stands in the document."""
     problems: list[tuple[Location, str, str]] = []
     wrong_types: dict[Location, tuple[list[str], Any]] = {}
-    for details in errors:
-        location = _place(model, document, details["loc"])
+    placed = [(_place(model, document, details["loc"]), details) for details in errors]
+    mistyped = {
+        (*location[:-1], *_near(location[-1], _keys_at(model, location[:-1])))
+        for location, details in placed
+        if details["type"] == "extra_forbidden"
+    }
+    for location, details in placed:
         noun = _EXPECTED.get(details["type"])
+        if details["type"] == "missing" and location in mistyped:
+            continue
         if noun is None:
-            problems.append((location, *_sentence(model, location, details)))
+            known = _keys_at(model, location[:-1]) if details["type"] == "extra_forbidden" else []
+            problems.append((location, *sentence(details, known)))
         else:
             nouns, _ = wrong_types.setdefault(location, ([], details["input"]))
             nouns += [] if noun in nouns else [noun]
@@ -71,8 +79,8 @@ def describe(
     above = {place[:length] for place in places for length in range(len(place))}
     for location, (nouns, value) in wrong_types.items():
         if location not in above:  # of a union's branches, the one that got further says what is wrong
-            sentence = f"{' or '.join(nouns)} is expected, not {_shown(value)}"
-            problems.append((location, sentence, _advice(model, location, nouns, value)))
+            message = f"{' or '.join(nouns)} is expected, not {_shown(value)}"
+            problems.append((location, message, _advice(model, location, nouns, value)))
     return [
         Problem(dotted(place) or "spec", message, hint, line_of(place, lines))
         for place, message, hint in problems
@@ -106,20 +114,20 @@ def _place(model: type[BaseModel], document: Any, parts: Location) -> Location:
     return tuple(kept)
 
 
-def _sentence(model: type[BaseModel], location: Location, details: ErrorDetails) -> tuple[str, str]:
+def sentence(details: ErrorDetails, known: Sequence[str] = ()) -> tuple[str, str]:
+    """One mistake in words, and a hint; `known` are the keys that there are beside the one in question."""
     kind, value = details["type"], details["input"]
+    if kind in _EXPECTED:
+        return f"{_EXPECTED[kind]} is expected, not {_shown(value)}", ""
     if kind == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
-        near = difflib.get_close_matches(str(location[-1])[:80], known, n=1)
-        return (
-            "there is no such key",
-            f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}",
-        )
+        near = _near(details["loc"][-1], known)
+        listed = f"known keys: {', '.join(known)}" if known else ""
+        return "there is no such key", f"did you mean {near[0]}?" if near else listed
     if kind == "missing":
         return "this key is required", ""
     if kind == "literal_error":
         expected = str(details["ctx"]["expected"]).replace(" or ", ", ").replace("'", "").split(", ")
-        near = difflib.get_close_matches(str(value)[:80], expected, n=1)
+        near = _near(value, expected)
         return (
             f"{_shown(value)} is not one of {', '.join(expected)}",
             f"did you mean {near[0]}?" if near else "",
@@ -128,9 +136,18 @@ def _sentence(model: type[BaseModel], location: Location, details: ErrorDetails)
         name, words = _BOUNDS[kind]
         bound = details["ctx"][name]
         is_size = isinstance(bound, int) and bound >= MIB
-        return f"must be {words} {format_size(bound) if is_size else f'{bound:g}'}", ""
+        lacks_unit = is_size and isinstance(value, int) and 0 < value < MIB
+        return (
+            f"must be {words} {format_size(bound) if is_size else f'{bound:g}'}",
+            f"{value} bytes? Write {value}MiB" if lacks_unit else "",
+        )
     message = " ".join(details["msg"].removeprefix("Value error, ").split())[:300]
     return message[:1].lower() + message[1:], ""
+
+
+def _near(word: object, known: Sequence[str]) -> list[str]:
+    """The one of `known` that was meant, or none."""
+    return difflib.get_close_matches(str(word)[:80], known, n=1)
 
 
 def _advice(model: type[BaseModel], location: Location, nouns: list[str], value: Any) -> str:

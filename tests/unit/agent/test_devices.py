@@ -10,7 +10,7 @@ import pytest
 from roost.agent.devices import Devices, restart_due
 from roost.agent.settling import resettle
 from roost.agent.store import Entry
-from roost.errors import BackendError, ConflictError, SpecError, Unsupported
+from roost.errors import BackendError, ConflictError, NotFoundError, Unsupported
 from roost.hypervisors.base import Vm
 from roost.hypervisors.qemu.backend import QemuHypervisor
 from roost.model.spec import DiskSpec, NicSpec
@@ -95,8 +95,29 @@ async def test_the_devices_of_a_sleeper_stay(tmp_path: Path) -> None:
 
 async def test_a_disk_does_not_shrink(tmp_path: Path) -> None:
     devices, _ = vm_on(tmp_path, disks=[DATA])
-    with pytest.raises(SpecError, match="cannot shrink"):
+    with pytest.raises(ConflictError, match=r"disk data of web has 1\.0 GiB and cannot shrink to 1\.0 MiB"):
         await devices.resize_disk("web", "data", 1 << 20)
+
+
+async def test_a_size_without_a_unit_is_answered_with_one(tmp_path: Path) -> None:
+    devices, _ = vm_on(tmp_path, disks=[DATA])
+    with pytest.raises(ConflictError) as refused:
+        await devices.resize_disk("web", "data", 20)
+    assert refused.value.hint == "20 bytes? Write 20GiB"
+
+
+async def test_what_is_not_there_is_answered_with_what_is(tmp_path: Path) -> None:
+    devices, _ = vm_on(tmp_path, nics=["user", "user"], disks=[])
+    for change, said, hint in (
+        (devices.resize_disk("web", "root", 1 << 30), "web has no disk root", "it has none"),
+        (devices.detach_disk("web", "root"), "web has no disk root", "it has none"),
+        (devices.detach_nic("web", 7), "web has no nic 7", "it has 0, 1"),
+    ):
+        with pytest.raises(NotFoundError) as missing:
+            await change
+        assert (missing.value.message, missing.value.hint) == (said, hint)
+    with pytest.raises(ConflictError, match="nic 0 of web cannot go while nic 1 is there"):
+        await devices.detach_nic("web", 0)
 
 
 async def test_the_disks_of_a_sleeper_do_not_grow(tmp_path: Path) -> None:

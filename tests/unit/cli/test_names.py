@@ -15,12 +15,16 @@ from roost.cli.names import expand_braces
         ("web-{3..1}", ["web-3", "web-2", "web-1"]),
         ("n{08..10}x", ["n08x", "n09x", "n10x"]),
         ("{a,b}-{1..2}", ["a-1", "a-2", "b-1", "b-2"]),
-        ("web-{1..}", ["web-{1..}"]),
-        ("{one}", ["{one}"]),
     ],
 )
 def test_patterns_expand_as_in_bash(pattern: str, names: list[str]) -> None:
     assert expand_braces(pattern) == names
+
+
+@pytest.mark.parametrize("pattern", ["x-{1..", "sn-{a..c}", "web-{1..}", "{one}", "{1..2}-{", "a}"])
+def test_what_is_nearly_a_pattern_is_refused_with_one_that_is_right(pattern: str) -> None:
+    with pytest.raises(ValueError, match=r"write web-\{1\.\.3\} or"):
+        expand_braces(pattern)
 
 
 @pytest.mark.parametrize("pattern", ["{1..1001}", "{1..99999999999999}", "{1..100}-{1..100}"])

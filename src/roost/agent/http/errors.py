@@ -18,6 +18,7 @@ from starlette.responses import Response
 from roost.common.log import get_logger
 from roost.errors import InvalidSpec, NotFoundError, Problem, RoostError, SpecError, Unsupported
 from roost.model.base import Model
+from roost.model.problems import sentence
 
 STATUS = {
     "invalid_spec": 400,
@@ -122,14 +123,13 @@ async def _invalid_request(_request: HTTPConnection, error: Exception) -> Respon
 
 def _problem(details: Any) -> Problem:
     place, *keys = details["loc"]
-    message = str(details["msg"]).removeprefix("Value error, ")
     if details["type"] == "json_invalid":
         return Problem("body", f"not JSON at byte {keys[0]}: {details['ctx']['error']}")
     if details["type"] == "model_attributes_type" and not keys:
         return Problem(
             "body", "not a JSON object", "send one, with the header content-type: application/json"
         )
-    return Problem(".".join(str(key) for key in keys) or str(place), message[0].lower() + message[1:])
+    return Problem(".".join(str(key) for key in keys) or str(place), *sentence(details))
 
 
 async def _http_error(request: HTTPConnection, error: Exception) -> Response:
