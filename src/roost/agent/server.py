@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import grp
+import logging
 import os
 import signal
 import socket
@@ -154,9 +155,19 @@ async def serve(
             config = _config(metrics_app(services.metrics), limit_concurrency=_MOST_SCRAPERS)
             await _Server(config, stop.wait).serve(sockets=[metrics])
 
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     config = _config(create_app(services), ws="websockets-sansio", ws_per_message_deflate=False)
     with listening_socket(home.agent_socket) as listener:
         await asyncio.gather(_Server(config, until_stopped).serve(sockets=[listener]), scraped())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of uvicorn's says anything: it calls a WebSocket that was refused, and answered so, incomplete.
+
+    Source: uvicorn 0.54, websockets_sansio_impl.py: `run_asgi` looks at `handshake_complete`, which the answer
+    of the extension "websocket.http.response" leaves as it is. One that was not answered gets a 500, which clients tell.
+    """
+    return not record.getMessage().startswith("ASGI callable returned without completing handshake")
 
 
 def _config(app: ASGIApp, **options: Any) -> uvicorn.Config:

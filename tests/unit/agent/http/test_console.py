@@ -55,12 +55,15 @@ async def test_the_serial_line_is_let_go_when_the_watcher_leaves(api: Api) -> No
 @pytest.mark.parametrize(
     ("path", "status"), [("nope/console", 404), ("web/console?history=-1", 400), ("web/vnc", 422)]
 )
-async def test_what_cannot_be_is_refused_before_the_handshake(api: Api, path: str, status: int) -> None:
+async def test_what_cannot_be_is_refused_before_the_handshake(
+    api: Api, path: str, status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     await api.vm(state="running")
     with pytest.raises(InvalidStatus) as refused:
         await dial(api, path)
     assert refused.value.response.status_code == status
     assert b'"error"' in (refused.value.response.body or b"")
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_the_display_is_reached_as_novnc_asks_for_it(api: Api) -> None:
