@@ -97,7 +97,9 @@ class Devices:
                 update={"disk_images": {**images, **entry.record.disk_images}}
             )
             await self._apply_rest(entry, spec)
-        return ApplyResult(created=False, changes=tuple(found), restart_due=restart_due(entry))
+        return ApplyResult(
+            name=entry.name, created=False, changes=tuple(found), restart_due=restart_due(entry)
+        )
 
     async def _new_images(self, entry: Entry, spec: VmSpec) -> dict[str, str]:
         """What disks that come with this spec stand on, settled now as at a creation."""

@@ -140,13 +140,15 @@ class Vms:
                 refuse_disk_sizes(plans[-1])
             else:
                 _, password = await self._creation.create(spec, ignore)
-            return ApplyResult(created=True, changes=(), restart_due=False, one_time_password=password)
+            return ApplyResult(
+                name=spec.name, created=True, changes=(), restart_due=False, one_time_password=password
+            )
         entry = self._node.store.find(ref or spec.name)
         spec, password = await with_hashed_password(spec, entry.spec)
         if dry_run:
             found = await self._devices.preview(entry, spec)
             due = any(change.effect == "next-start" for change in found) and entry.status.state != "stopped"
-            return ApplyResult(created=False, changes=tuple(found), restart_due=due)
+            return ApplyResult(name=spec.name, created=False, changes=tuple(found), restart_due=due)
         applied = await self._devices.apply(entry.id, spec)
         return applied.model_copy(update={"one_time_password": password})
 

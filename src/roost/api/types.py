@@ -61,6 +61,8 @@ class Change(Model):
 
 
 class ApplyResult(Model):
+    name: str
+    """The VM's."""
     created: bool
     changes: tuple[Change, ...]
     restart_due: bool

@@ -73,7 +73,8 @@ class App:
         from roost.cli.progress import Progress
 
         try:
-            with Progress(operation.title) as progress:
+            takes_minutes = operation.document["kind"].startswith("image.")
+            with Progress(operation.title, phases=takes_minutes and self.for_people) as progress:
                 return operation.result(
                     lambda seen: progress.update(seen["phase"], seen["done"], seen["total"])
                 )

@@ -39,17 +39,21 @@ class Note:
         self.agent: Json | None = kept.get("agent")
         """`pid` and `started` as the agent tells them, or `unit`."""
         self.vms: list[str] = kept.get("vms", [])
-
-    @property
-    def empty(self) -> bool:
-        return not self.agent and not self.vms
+        """Those that were made or started, and are to be stopped."""
+        self.made: dict[str, str] = kept.get("made", {name: name for name in self.vms})
+        """Names and ids of those that were made; they stay here until they are deleted."""
 
     def keep(self) -> None:
         _make_directory(self._path.parent)
-        write_json(self._path, {"agent": self.agent, "vms": self.vms})
+        write_json(self._path, {"agent": self.agent, "vms": self.vms, "made": self.made})
 
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
+    def all_is_stopped(self) -> None:
+        """What was made is still noted, so that it can be deleted later."""
+        self.agent, self.vms = None, []
+        if self.made:
+            self.keep()
+        else:
+            self._path.unlink(missing_ok=True)
 
 
 def answering(app: App) -> Json | None:

@@ -84,7 +84,8 @@ def list_images(app: App) -> None:
 @click.pass_obj
 def show(app: App, image: str, verify: bool) -> None:
     """Show all about an image."""
-    app.show(app.agent.images.show(image, verify=verify), _image_page)
+    shown = app.agent.images.show(image, verify=verify)
+    app.show(shown, lambda shown: _image_page(shown, checked=verify))
 
 
 @image.command()
@@ -130,7 +131,7 @@ def _image_table(images: list[Json]) -> str:
     return table(("NAME", "ID", "KIND", "SIZE", "MADE", "VERIFIED", "SOURCE"), rows)
 
 
-def _image_page(image: Json) -> str:
+def _image_page(image: Json, *, checked: bool) -> str:
     return sections(
         [
             (
@@ -142,6 +143,7 @@ def _image_page(image: Json) -> str:
                     ("made", moment(image["created"])),
                     ("source", image["source"]),
                     ("verified", "yes" if image["verified"] else "no"),
+                    ("content", "verified now: it has its checksums" if checked else ""),
                     ("used by", ", ".join(image["users"])),
                 ],
             )

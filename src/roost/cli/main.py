@@ -40,7 +40,7 @@ _SECTIONS = {
 _EPILOG = """\b
 Exit status: 0 done, 1 failed, 2 wrong usage or spec, 3 not found,
 4 refused (conflict, unsupported, wrong state, denied), 130 interrupted.
-`roost vm exec` has the guest command's, and 125 when Roost failed."""
+`roost vm exec` has the guest command's, 127 when there is none, and 125 when Roost failed."""
 
 
 def _choose_socket(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001

@@ -1,6 +1,7 @@
 """One line on stderr that shows how far long work is.
 
-Callers: whatever waits for more than a moment. It prints nothing unless stderr is a terminal, and leaves nothing.
+Callers: whatever waits for more than a moment. On a terminal it leaves nothing. Elsewhere it prints nothing, or one
+line for each phase of what takes minutes.
 """
 
 from __future__ import annotations
@@ -16,23 +17,34 @@ from typing import Self
 _FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PATIENCE_S, _FRAME_S = 0.2, 0.1
 _BAR = 24
+_MOST_LINES = 50
+"""Phases that are named where there is no terminal."""
 
 
 class Progress:
     """A spinner with a label, a phase, a bar where the total is known, and the time that has gone.
 
     Used as a context manager; it draws from a thread of its own after 0.2 s, so short work does not flicker.
+
+    Args:
+        label: what is done.
+        phases: without a terminal, print a line when a phase begins.
     """
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, *, phases: bool = False) -> None:
         self._label = label
         self._state: tuple[str, int, int | None] = ("", 0, None)
         self._began = time.monotonic()
         self._over = threading.Event()
         visible = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._thread = threading.Thread(target=self._draw, daemon=True) if visible else None
+        self._lines_left = _MOST_LINES if phases and not visible else 0
 
     def update(self, phase: str, done: int = 0, total: int | None = None) -> None:
+        if self._lines_left and phase and phase != self._state[0]:
+            self._lines_left -= 1
+            sys.stderr.write(f"{self._label}: {phase}\n")
+            sys.stderr.flush()
         self._state = (phase, done, total)
 
     def __enter__(self) -> Self:

@@ -145,7 +145,8 @@ def _hello_runs(show: _Show, note: Note) -> None:
         note.keep()
     if state == "missing":
         spec = {"document": SPEC.read_text(), "source": str(SPEC), "base": str(SPEC.parent)}
-        app.finish(app.agent.vms.create(spec, start=True))
+        note.made[NAME] = app.finish(app.agent.vms.create(spec, start=True))["id"]
+        note.keep()
     else:
         app.finish(app.agent.vms.act(NAME, "resume") if state == "warm" else app.agent.vms.start(NAME))
     show.done(f"VM {NAME} is {'made and started' if state == 'missing' else 'running again'}", began)
@@ -168,21 +169,31 @@ def _show_off(show: _Show) -> None:
 
 
 @click.command()
-@click.option("--delete", is_flag=True, help=f"Delete the VM `{NAME}` and its disks, too.")
+@click.option(
+    "--delete", is_flag=True, help=f"Delete the VM `{NAME}` and its disks, too, if `roost up` made it."
+)
 @click.pass_obj
 def down(app: App, delete: bool) -> None:
     """Stop what `roost up` started: its VM, whose disks are kept, and the agent if `roost up` started it."""
     note = Note(app.home)
-    if note.empty:
+    to_delete = dict(note.made) if delete else {}
+    if not (note.agent or note.vms or to_delete):
         click.echo("`roost up` has started nothing here")
         return
     if answering(app) is None:
-        raise UnreachableError(
-            f"no agent answers at {app.socket}, and only it can stop {', '.join(note.vms) or 'VMs'}",
-            hint="start it again, then stop all: roost up, roost down",
-        )
+        if not to_delete:
+            raise UnreachableError(
+                f"no agent answers at {app.socket}, and only it can stop {', '.join(note.vms) or 'VMs'}",
+                hint="start it again, then stop all: roost up, roost down",
+            )
+        with Progress("starting the agent"):
+            start_agent(app, note)
+        note.keep()
     for name in note.vms:
-        _end_vm(app, name, delete=delete)
+        _end_vm(app, name)
+    for name, vm_id in to_delete.items():
+        _delete_vm(app, name, vm_id)
+        del note.made[name]
     running = [vm["name"] for vm in app.agent.vms.list() if vm["state"] in ("running", "warm")]
     if stop_agent(app, note):
         click.echo("the agent is stopped")
@@ -190,16 +201,22 @@ def down(app: App, delete: bool) -> None:
             click.echo(f"still running, without it: {', '.join(running)}")
     else:
         click.echo("the agent stays: it was there before `roost up`")
-    note.remove()
+    note.all_is_stopped()
 
 
-def _end_vm(app: App, name: str, *, delete: bool) -> None:
+def _end_vm(app: App, name: str) -> None:
     try:
         if app.agent.vms.show(name)["state"] in ("running", "warm"):
             app.finish(app.agent.vms.act(name, "stop"))
             click.echo(f"{name} is stopped")
-        if delete:
-            app.finish(app.agent.vms.delete(name, force=True, delete_disks=True))
-            click.echo(f"{name} is deleted")
+    except NotFoundError:
+        click.echo(f"{name} is gone already")
+
+
+def _delete_vm(app: App, name: str, vm_id: str) -> None:
+    """By its id: another VM may have the name by now."""
+    try:
+        app.finish(app.agent.vms.delete(vm_id, force=True, delete_disks=True))
+        click.echo(f"{name} is deleted")
     except NotFoundError:
         click.echo(f"{name} is gone already")

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from roost.client.errors import restore_error
+from roost.common.paths import default_home
 from roost.errors import DeniedError, OutcomeUnknown, ProtocolError, RoostError, SpecError, UnreachableError
 
 Json = dict[str, Any]
@@ -46,9 +47,16 @@ class UnixConnection(HTTPConnection):
                 hint="join the group that owns it, use sudo, or choose your own agent with --socket or ROOST_HOME",
             ) from error
         except OSError as error:
-            raise UnreachableError(
-                f"no agent answers at {self._path}", hint="start it: roost up", context={"errno": error.errno}
-            ) from error
+            raise no_agent(self._path, error) from error
+
+
+def no_agent(socket_path: Path, error: OSError) -> UnreachableError:
+    """Nobody listens at the socket: whether that is for the caller to mend depends on whose it is."""
+    if socket_path == default_home().agent_socket:
+        hint = "start it: roost up, or roost agent serve for the agent alone; roost host install makes it a service"
+    else:
+        hint = "nobody listens at that socket: is --socket or ROOST_SOCKET right?"
+    return UnreachableError(f"no agent answers at {socket_path}", hint=hint, context={"errno": error.errno})
 
 
 def path_of(*parts: str) -> str:

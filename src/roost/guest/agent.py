@@ -42,7 +42,7 @@ from roost.guest.types import (
     OsInfo,
     ShutdownMode,
 )
-from roost.guest.wire import REPLY_LIMIT
+from roost.guest.wire import REPLY_LIMIT, refusal_reason
 
 STDIN_LIMIT = 16 * MIB
 """Of a command; it travels as one line of JSON, of which the agent takes 64 MiB."""
@@ -158,7 +158,7 @@ class GuestAgent:
             timeout_s: for the command to end; None takes `GuestTimeouts.exec_s`.
 
         Raises:
-            CommandRejected: there is no such program.
+            CommandRejected: there is no such program, or it may not be run: then `context["status"]` is 127 or 126.
             OutcomeUnknown: the start was not confirmed, the end was not reported (the agent was restarted, or hung), or
                 the time is over; in the last case the command goes on, and `context["pid"]` is good for `exec_status`.
             SpecError: `argv` is empty or `stdin` is too long; nothing ran.
@@ -193,7 +193,12 @@ class GuestAgent:
         if stdin:
             arguments["input-data"] = stdin
         timeout_s = self.timeouts.bulk_s if stdin else None
-        return await self._ask("guest-exec", replies.parse_pid, arguments, changes=True, timeout_s=timeout_s)
+        try:
+            return await self._ask(
+                "guest-exec", replies.parse_pid, arguments, changes=True, timeout_s=timeout_s
+            )
+        except CommandRejected as error:
+            raise self._not_run(argv[0], error) from error
 
     async def exec_status(self, pid: int) -> ExecResult | None:
         """None while it runs. Once it has ended the agent tells it only once.
@@ -285,6 +290,22 @@ class GuestAgent:
             message = f"the filesystems of {self._channel.vm or 'the guest'} may still be frozen"
             hint = "thaw them when its agent answers again, or reset the VM"
             raise self._unknown(message, hint) from failures[-1]
+
+    def _not_run(self, program: str, error: CommandRejected) -> CommandRejected:
+        """The refusal in words for people, with the exit status that a shell would have."""
+        where = self._channel.vm or "the guest"
+        match refusal_reason(error):
+            case "missing":
+                message, status = f"{where} has no command {program}", 127
+            case "denied":
+                message, status = (
+                    f"{where} does not let its guest agent run {program}: permission denied",
+                    126,
+                )
+            case _:
+                return error
+        context = {**error.context, "status": status}
+        return CommandRejected(message, backend="qga", vm=self._channel.vm, context=context)
 
     def _unknown(self, message: str, hint: str, **context: Any) -> OutcomeUnknown:
         return OutcomeUnknown(message, hint=hint, backend="qga", vm=self._channel.vm, context=context)

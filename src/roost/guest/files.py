@@ -13,10 +13,19 @@ from contextlib import aclosing, asynccontextmanager, suppress
 
 from roost.common.cleanup import even_if_cancelled
 from roost.common.units import KIB, MIB, human_size
-from roost.errors import BackendError, CommandRejected, ProtocolError, StorageError
+from roost.errors import (
+    BackendError,
+    CommandRejected,
+    DeniedError,
+    NotFoundError,
+    ProtocolError,
+    RoostError,
+    StorageError,
+)
 from roost.guest.channel import Channel
 from roost.guest.replies import parse_anything, parse_integer, parse_position, parse_written, piece_parser
 from roost.guest.types import GuestTimeouts
+from roost.guest.wire import refusal_reason
 
 PIECE = 256 * KIB
 """A compromise: the agent allows 48 MiB, but does nothing else meanwhile."""
@@ -50,7 +59,9 @@ class GuestFiles:
 
         Raises:
             StorageError: from the pieces: the file is larger than the limit.
-            CommandRejected: there is no such file, or the agent may not read it.
+            NotFoundError: there is no such file.
+            DeniedError: the agent may not read it.
+            CommandRejected: the agent cannot open it for another reason.
             BackendError: as `Channel.request`.
         """
         async with self._opened(path, "rb") as handle:
@@ -82,7 +93,9 @@ class GuestFiles:
             append: keep what is in the file.
 
         Raises:
-            CommandRejected: the guest's disk is full, or the agent may not write there.
+            NotFoundError: there is no such directory.
+            DeniedError: the agent may not write there.
+            CommandRejected: the guest's disk is full, or the agent cannot open it for another reason.
             BackendError: as `Channel.request`.
         """
         written = 0
@@ -157,13 +170,16 @@ class GuestFiles:
 
     @asynccontextmanager
     async def _opened(self, path: str, mode: str) -> AsyncIterator[int]:
-        handle = await self._channel.request(
-            "guest-file-open",
-            parse_integer,
-            {"path": path, "mode": mode},
-            timeout_s=self._timeouts.command_s,
-            changes=mode != "rb",
-        )
+        try:
+            handle = await self._channel.request(
+                "guest-file-open",
+                parse_integer,
+                {"path": path, "mode": mode},
+                timeout_s=self._timeouts.command_s,
+                changes=mode != "rb",
+            )
+        except CommandRejected as error:
+            raise self._not_opened(path, mode, error) from error
         try:
             yield handle
         except BaseException:
@@ -171,6 +187,19 @@ class GuestFiles:
                 await even_if_cancelled(self._close(handle))
             raise
         await even_if_cancelled(self._close(handle))
+
+    def _not_opened(self, path: str, mode: str, error: CommandRejected) -> RoostError:
+        """The refusal in words for people."""
+        where = self._channel.vm or "the guest"
+        match refusal_reason(error):
+            case "missing" if mode == "rb":
+                return NotFoundError(f"there is no {path} in {where}")
+            case "missing":
+                return NotFoundError(f"there is no directory for {path} in {where}")
+            case "denied":
+                verb = "read" if mode == "rb" else "write"
+                return DeniedError(f"{where} does not let its guest agent {verb} {path}: permission denied")
+        return error
 
     async def _close(self, handle: int) -> None:
         await self._channel.request(

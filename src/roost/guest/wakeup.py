@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-from roost.errors import CommandRejected
+from roost.errors import CommandRejected, DeniedError, NotFoundError
 from roost.guest.agent import GuestAgent
 
 _RESEED_NOW = (
@@ -65,7 +65,10 @@ async def reseed(guest: GuestAgent, entropy: bytes) -> bool:
     Source: Linux drivers/char/random.c, 6.1: `write_pool_user` mixes and does not reseed; `CRNG_RESEED_INTERVAL` is
     60 s; `RNDRESEEDCRNG` reseeds at once.
     """
-    await guest.files.write("/dev/urandom", entropy)
+    try:
+        await guest.files.write("/dev/urandom", entropy)
+    except (NotFoundError, DeniedError) as error:
+        raise CommandRejected(error.message, backend="qga") from error
     for argv in _RESEED_NOW:
         with suppress(CommandRejected):  # no such program, or exec is disabled
             if (await guest.exec(argv)).exit_code == 0:

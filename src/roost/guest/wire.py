@@ -16,7 +16,7 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from roost.common.units import KIB, MIB
 from roost.errors import CommandRejected, ProtocolError
@@ -83,6 +83,14 @@ def decode(line: bytes, command: str, vm: str = "") -> Any:
     raise ProtocolError(
         f"the guest agent answered {command} with neither a result nor an error", backend="qga", vm=vm
     )
+
+
+def refusal_reason(error: CommandRejected) -> Literal["missing", "denied", "other"]:
+    """Why the agent could not open a file or run a program: its own words end with the system's, in English at least."""
+    words = str(error.context.get("desc", "")).rstrip(" )'")
+    if words.endswith("No such file or directory"):
+        return "missing"
+    return "denied" if words.endswith("Permission denied") else "other"
 
 
 def printable(text: str, limit: int = 500) -> str:

@@ -96,7 +96,7 @@ class FakeVms:
         if vm is None:
             if not dry_run:
                 await self.create(spec, ignore)
-            return ApplyResult(created=True, changes=(), restart_due=False)
+            return ApplyResult(name=spec.name, created=True, changes=(), restart_due=False)
         before, after = vm.spec.model_dump(mode="json"), spec.model_dump(mode="json")
         changes = tuple(
             Change(key=key, before=before[key], after=after[key], effect="next-start")
@@ -107,7 +107,7 @@ class FakeVms:
             raise SpecError(f"{vm.name} cannot be renamed")
         if not dry_run:
             vm.spec = spec
-        return ApplyResult(created=False, changes=changes, restart_due=bool(changes))
+        return ApplyResult(name=spec.name, created=False, changes=changes, restart_due=bool(changes))
 
     async def delete(self, ref: str, progress: Progress, *, force: bool, delete_disks: bool) -> DeletedVm:
         vm = self.find(ref)

@@ -126,7 +126,8 @@ PLANS = [
 
 
 def applied(*changes: Change, created: bool = False, restart_due: bool = False) -> Json:
-    return ApplyResult(created=created, changes=changes, restart_due=restart_due).model_dump(mode="json")
+    result = ApplyResult(name="web", created=created, changes=changes, restart_due=restart_due)
+    return result.model_dump(mode="json")
 
 
 MORE_CPUS = Change(key="cpus", before=2, after=4, effect="next-start")

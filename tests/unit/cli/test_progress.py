@@ -68,3 +68,21 @@ def test_nothing_is_drawn_where_nobody_looks(monkeypatch: pytest.MonkeyPatch, te
         time.sleep(0.02)
 
     assert stream.getvalue() == ""
+
+
+def test_where_nobody_looks_each_phase_is_a_line_if_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+
+    with Progress("build of debian", phases=True) as progress:
+        for phase, done in (("", 0), ("packages", 1), ("packages", 2), ("packing", 0)):
+            progress.update(phase, done, 3)
+        for number in range(100):
+            progress.update(f"more {number}")
+
+    assert stream.getvalue().startswith(
+        "build of debian: packages\nbuild of debian: packing\nbuild of debian: more 0\n"
+    )
+    assert stream.getvalue().count("\n") == 50

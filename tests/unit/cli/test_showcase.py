@@ -134,13 +134,35 @@ def test_down_stops_what_up_made_and_leaves_the_agent_that_was_there(ready: Stub
 def test_down_can_delete(ready: StubAgent, roost: Roost) -> None:
     ready.on("GET", "/v1/vms/hello", MISSING, vm("hello", state="sleeping"))
     ready.on("POST", "/v1/vms", operation("vm.create", "hello", result=vm("hello")))
-    ready.on("DELETE", "/v1/vms/hello", operation("vm.delete", "hello"))
+    ready.on("DELETE", f"/v1/vms/{vm()['id']}", operation("vm.delete", "hello"))
     roost("up")
 
     outcome = roost("down", "--delete")
 
     assert outcome.out.startswith("hello is deleted\n")
-    assert ready.asked[-3].query["delete_disks"] == ["true"]
+    [deletion] = [request for request in ready.asked if request.method == "DELETE"]
+    assert deletion.query["delete_disks"] == ["true"]
+
+
+def test_down_can_delete_what_was_stopped_before(ready: StubAgent, roost: Roost) -> None:
+    ready.on("GET", "/v1/vms/hello", MISSING, vm("hello", state="sleeping"))
+    ready.on("POST", "/v1/vms", operation("vm.create", "hello", result=vm("hello")))
+    ready.on("DELETE", f"/v1/vms/{vm()['id']}", operation("vm.delete", "hello"))
+    roost("up")
+    roost("down")
+
+    assert roost("down").out == "`roost up` has started nothing here\n"
+    assert roost("down", "--delete").out.startswith("hello is deleted\n")
+    assert roost("down", "--delete").out == "`roost up` has started nothing here\n"
+
+
+def test_down_deletes_nothing_that_up_only_started(ready: StubAgent, roost: Roost) -> None:
+    ready.on("GET", "/v1/vms/hello", vm("hello", state="stopped"))
+    ready.on("POST", "/v1/vms/hello/start", operation("vm.start", "hello", result=vm("hello")))
+    roost("up")
+
+    assert roost("down", "--delete").status == 0
+    assert [request for request in ready.asked if request.method == "DELETE"] == []
 
 
 def test_what_up_did_not_start_is_left_alone(ready: StubAgent, roost: Roost) -> None:

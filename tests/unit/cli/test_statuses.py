@@ -134,7 +134,21 @@ def test_no_agent_is_a_failure_with_a_way_out(roost: Roost, monkeypatch: pytest.
     outcome = roost("vm", "list")
 
     assert outcome.status == 1
-    assert outcome.err == "error: no agent answers at /nonexistent/a.sock\n  start it: roost up\n"
+    assert outcome.err == (
+        "error: no agent answers at /nonexistent/a.sock\n"
+        "  nobody listens at that socket: is --socket or ROOST_SOCKET right?\n"
+    )
+
+
+def test_no_agent_of_ones_own_is_answered_with_how_to_start_one(
+    roost: Roost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ROOST_SOCKET")
+
+    outcome = roost("vm", "list")
+
+    assert outcome.status == 1
+    assert "start it: roost up, or roost agent serve" in outcome.err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

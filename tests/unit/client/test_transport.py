@@ -11,6 +11,7 @@ import pytest
 
 from roost.client.agent import Agent
 from roost.client.transport import Transport, path_of
+from roost.common.paths import default_home
 from roost.errors import (
     DeniedError,
     HostError,
@@ -88,10 +89,17 @@ def test_an_answer_that_is_not_json_is_refused(stub: StubAgent, agent: Agent) ->
         agent.version()
 
 
-def test_no_socket_says_how_to_start_an_agent(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableError, match=r"no agent answers at .*a\.sock") as caught:
-        Agent(tmp_path / "a.sock").version()
-    assert caught.value.hint == "start it: roost up"
+def test_no_socket_says_how_to_start_an_agent_if_it_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROOST_HOME", str(tmp_path))
+    for socket, hint in (
+        (default_home().agent_socket, "start it: roost up"),
+        (tmp_path / "a.sock", "is --socket or ROOST_SOCKET right?"),
+    ):
+        with pytest.raises(UnreachableError, match=rf"no agent answers at .*{socket.name}") as caught:
+            Agent(socket).version()
+        assert hint in caught.value.hint
 
 
 def test_a_socket_of_another_user_is_a_denial(stub: StubAgent, agent: Agent) -> None:

@@ -182,6 +182,26 @@ async def test_impossible_end_of_a_command_is_garbage(peer: Peer, guest: GuestAg
         await guest.exec(["x"])
 
 
+@pytest.mark.parametrize(
+    ("words", "said", "status"),
+    [
+        ("No such file or directory", "has no command nope", 127),
+        ("Permission denied", "run nope: permission denied", 126),
+        ("Exec format error", "Exec format error", None),
+    ],
+)
+async def test_exec_says_why_a_program_does_not_run(
+    peer: Peer, guest: GuestAgent, words: str, said: str, status: int | None
+) -> None:
+    reason = f"Failed to execute child process “nope” ({words})"
+    peer.on("guest-exec", Refusal(f"Guest agent command failed, error was '{reason}'"))
+
+    with pytest.raises(CommandRejected, match=said) as refused:
+        await guest.exec(["nope"])
+
+    assert refused.value.context.get("status") == status
+
+
 async def test_exec_refuses_what_cannot_be_sent(peer: Peer, guest: GuestAgent) -> None:
     with pytest.raises(SpecError):
         await guest.exec([])

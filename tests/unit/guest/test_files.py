@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from roost.errors import CommandRejected, ConnectError, OutcomeUnknown, ProtocolError, StorageError
+from roost.errors import (
+    CommandRejected,
+    ConnectError,
+    DeniedError,
+    NotFoundError,
+    OutcomeUnknown,
+    ProtocolError,
+    RoostError,
+    StorageError,
+)
 from roost.guest import GuestAgent
 from roost.guest.files import PIECE
 from tests.unit.guest.peer import HangUp, Peer, Raw, Refusal, Silence
@@ -161,10 +170,35 @@ async def test_failure_to_close_does_not_hide_what_went_wrong(disk: Peer, guest:
 async def test_file_that_cannot_be_opened_is_not_closed(disk: Peer, guest: GuestAgent) -> None:
     disk.on("guest-file-open", Refusal("No such file or directory"))
 
-    with pytest.raises(CommandRejected, match="No such file"):
+    with pytest.raises(NotFoundError, match="there is no /etc/motd in"):
         await guest.files.read("/etc/motd")
 
     assert disk.commands == ["guest-file-open"]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "said"),
+    [
+        (
+            "failed to open file '/a/b' (mode: 'wb'): No such file or directory",
+            NotFoundError,
+            "no directory for /a/b",
+        ),
+        (
+            "failed to open file '/a/b' (mode: 'wb'): Permission denied",
+            DeniedError,
+            "write /a/b: permission denied",
+        ),
+        ("failed to open file '/a/b' (mode: 'wb'): Is a directory", CommandRejected, "Is a directory"),
+    ],
+)
+async def test_a_file_that_cannot_be_written_says_why(
+    disk: Peer, guest: GuestAgent, words: str, kind: type[RoostError], said: str
+) -> None:
+    disk.on("guest-file-open", Refusal(words))
+
+    with pytest.raises(kind, match=said):
+        await guest.files.write("/a/b", b"x")
 
 
 async def test_unconfirmed_opening_is_in_doubt_only_for_a_writer(disk: Peer, guest: GuestAgent) -> None:

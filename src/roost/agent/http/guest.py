@@ -28,6 +28,7 @@ _LAST_WORDS_S = 0.5
 _ENDINGS = frozenset({"stopped", "deleted"})
 """Kinds of events after which a VM says nothing more."""
 _GUEST_ERRORS = error_responses(
+    "denied",
     "not_found",
     "wrong_state",
     "unsupported",

@@ -14,6 +14,7 @@ import click
 
 from roost.cli.app import App
 from roost.cli.output import Json
+from roost.cli.vm.logins import first_login
 from roost.errors import Unsupported
 
 _EFFECTS = {"now": ("now", "green"), "next-start": ("at the next start", "yellow"), "never": ("never", "red")}
@@ -35,7 +36,8 @@ def change(
         return True
     if app.for_people and not yes and sys.stdin.isatty() and not click.confirm("Apply this?"):
         return False
-    app.show(app.agent.vms.apply(spec, ref=ref, dry_run=False), _applied_text)
+    applied = app.agent.vms.apply(spec, ref=ref, dry_run=False)
+    app.show(applied, lambda result: _applied_text(result) + first_login(app, result))
     return True
 
 
@@ -74,9 +76,8 @@ def _value_text(value: Any) -> str:
 
 
 def _applied_text(result: Json) -> str:
-    text = "applied; the rest takes effect with: roost vm restart" if result["restart_due"] else "applied"
-    password = result.get("one_time_password")
-    return f"{text}\npassword of its first login, shown this once: {password}" if password else text
+    rest = f"; the rest takes effect with: roost vm restart {result['name']}"
+    return f"applied{rest if result['restart_due'] else ''}"
 
 
 def _refuse_impossible(result: Json, title: str) -> None:

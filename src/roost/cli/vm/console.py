@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -11,12 +12,21 @@ import click
 from roost.cli.app import App
 from roost.cli.errors import DONE, FAILED
 from roost.cli.options import vm_argument
+from roost.cli.vm.execute import is_piped
 from roost.client.errors import restore_error
-from roost.client.transport import path_of
-from roost.errors import UnreachableError
+from roost.client.transport import no_agent, path_of
+from roost.errors import UnreachableError, Unsupported
 
 if TYPE_CHECKING:
     from websockets.sync.client import ClientConnection
+
+
+_SILENT = {
+    "stopped": "is stopped; its output shows when it starts: roost vm start {}",
+    "failed": "is not running; its output shows when it starts: roost vm start {}",
+    "sleeping": "is sleeping; its output shows when it wakes: roost vm wake {}",
+    "warm": "is paused; its output shows when it goes on: roost vm resume {}",
+}
 
 
 class WebSocketStream:
@@ -62,7 +72,7 @@ class WebSocketStream:
 def console(app: App, name: str, escape: str, history: int, read_only: bool) -> int:
     """Open the serial console; Ctrl-] leaves it.
 
-    Several people may do so at once. Without a terminal, input is sent and output printed until the console ends.
+    Several people may do so at once. What is piped in is sent, and output printed, until the console ends.
     """
     from roost.consoles.terminal import parse_escape, run_session
 
@@ -70,6 +80,14 @@ def console(app: App, name: str, escape: str, history: int, read_only: bool) -> 
         parse_escape(escape)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--escape") from error
+    state = app.agent.vms.show(name)["state"]
+    if not read_only and not sys.stdin.isatty() and not is_piped():
+        raise Unsupported(
+            "there is no terminal here to type from",
+            hint=f"see what {name} prints: roost vm logs {name} --follow",
+        )
+    if state in _SILENT:
+        click.echo(f"{name} {_SILENT[state].format(name)}", err=True)
     ending = run_session(
         _connect(app, name, history, read_only), name=name, escape=escape, read_only=read_only
     )
@@ -86,7 +104,7 @@ def _connect(app: App, name: str, history: int, read_only: bool) -> WebSocketStr
         return WebSocketStream(unix_connect(str(app.socket), address, compression=None, max_size=None))
     except InvalidStatus as error:
         raise restore_error(json.loads(error.response.body)["error"]) from error
-    except (OSError, WebSocketException) as error:
-        raise UnreachableError(
-            f"no agent answers at {app.socket}: {error}", hint="start it: roost up"
-        ) from error
+    except OSError as error:
+        raise no_agent(app.socket, error) from error
+    except WebSocketException as error:
+        raise UnreachableError(f"the agent at {app.socket} ended the connection: {error}") from error

@@ -12,6 +12,7 @@ from roost.cli.errors import DONE, REFUSED
 from roost.cli.options import complete_images, output_option
 from roost.cli.output import Json
 from roost.cli.vm.each import seconds_of
+from roost.cli.vm.logins import first_login
 from roost.cli.vm.specs import FILE, read_spec
 from roost.cli.vm.views import after_action
 from roost.common.units import human_size
@@ -34,18 +35,19 @@ def plan(app: App, file: str) -> int:
 
 
 def _plan_text(plan: Json) -> str:
+    """What it would make and run, then the verdict with its reasons: that is what is still seen when it was long."""
     if plan["accepted"]:
         verdict = (
             f"{click.style('accepted', fg='green')}, {plan['accelerator']}, {plan['machine']}, {plan['cpu']}"
         )
     else:
         verdict = click.style("refused", fg="red")
-    lines = [f"{click.style(plan['hypervisor'], bold=True)}: {verdict}"]
-    lines += [f"  {reason}" for reason in plan["refusals"]]
-    lines += [f"  {click.style('warning:', fg='yellow')} {warning}" for warning in plan["warnings"]]
-    lines += [f"  {_resource_text(resource)}" for resource in plan["resources"]]
+    lines = [f"  {_resource_text(resource)}" for resource in plan["resources"]]
     if plan["argv"]:
         lines.append(_command_text(plan["argv"]))
+    lines.append(f"{click.style(plan['hypervisor'], bold=True)}: {verdict}")
+    lines += [f"  {reason}" for reason in plan["refusals"]]
+    lines += [f"  {click.style('warning:', fg='yellow')} {warning}" for warning in plan["warnings"]]
     return "\n".join(lines)
 
 
@@ -94,10 +96,5 @@ def create(app: App, /, file: str | None, start: bool, **words: Any) -> None:
         operation = app.agent.vms.quick_create({**words, "start": start})
     else:
         raise click.UsageError("Give a FILE, or both --name and --image.")
-    app.show(app.finish(operation), lambda vm: _made_text(vm, seconds_of(operation)))
-
-
-def _made_text(vm: Json, seconds: float | None) -> str:
-    password = vm["one_time_password"]
-    text = after_action(vm, seconds)
-    return f"{text}\npassword of its first login, shown this once: {password}" if password else text
+    made = app.finish(operation)
+    app.show(made, lambda vm: after_action(vm, seconds_of(operation)) + first_login(app, vm))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,8 +28,8 @@ _MARK = "# roost: "
 def edit(app: App, name: str) -> int:
     """Change a VM's spec in your editor.
 
-    That is $VISUAL or $EDITOR. A spec with mistakes is opened again with comments that name them. Leaving it as it is
-    then gives up, and names the file that keeps the text.
+    That is $VISUAL or $EDITOR. A spec with mistakes can be opened again, with comments that name them. Giving up names
+    the file that keeps the text.
     """
     original = app.agent.vms.spec_text(name)
     fd, path_name = tempfile.mkstemp(prefix=f"roost-{name}-", suffix=".yaml")
@@ -39,7 +40,10 @@ def edit(app: App, name: str) -> int:
     try:
         done = _edit_until_right(app, name, path, original)
     except RoostError as error:
-        error.hint = "; ".join(filter(None, [error.hint, kept]))
+        if _read(path) == original:
+            path.unlink()
+        else:
+            error.hint = "; ".join(filter(None, [error.hint, kept]))
         raise
     except (click.Abort, KeyboardInterrupt):
         click.echo(f"\n{kept}", err=True)
@@ -71,6 +75,11 @@ def _edit_until_right(app: App, name: str, path: Path, original: str) -> bool:
         except SpecError as error:
             problem = error
             _write(path, annotate(text, error))
+            if not sys.stdin.isatty():
+                raise
+            app.complain(error)
+            if not click.confirm("Open it again?", default=True):
+                return False
 
 
 def annotate(text: str, error: RoostError) -> str:

@@ -25,6 +25,15 @@ _STRAY = re.compile(rb"\x1b(?!\[[0-9;:]*m)|\xc2[\x80-\x9f]|[\x00-\x07\x0e\x0f\x7
 and what rings or changes the character set."""
 
 
+_LEADS_ON = {
+    "stopped": ("is stopped", "start"),
+    "failed": ("has failed", "start"),
+    "sleeping": ("is sleeping", "wake"),
+    "warm": ("is paused", "resume"),
+}
+"""What a VM that does not run is, and the command that changes it."""
+
+
 @click.command()
 @vm_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until the VM ends.")
@@ -68,6 +77,8 @@ def plain(chunks: Iterable[bytes]) -> Iterator[bytes]:
 @click.pass_obj
 def events(app: App, name: str | None) -> None:
     """Follow what happens to VMs, or to one; as JSON, one object a line."""
+    if name:
+        app.agent.vms.show(name)  # events of a name that is not there would never come
     for event in app.agent.events(name):
         if app.for_people:
             click.echo(_event_text(event))
@@ -95,6 +106,11 @@ def _event_text(event: Json) -> str:
 @click.pass_obj
 def wait(app: App, name: str, condition: str, timeout: float) -> None:
     """Wait until a VM is running, ready or stopped; exit status 4 when it is not in time."""
+    if condition in ("running", "ready"):
+        vm = app.agent.vms.show(name)
+        if vm["state"] in _LEADS_ON and not vm["transition"]:
+            state, verb = _LEADS_ON[vm["state"]]
+            click.echo(f"{name} {state}, and nothing is under way: roost vm {verb} {name}", err=True)
     with Progress(f"waiting for {name} to be {condition}"):
         vm = app.agent.vms.wait(name, condition, timeout)
     app.show(vm, lambda vm: after_action(vm, None))

@@ -50,6 +50,17 @@ async def test_a_body_that_is_not_declared_as_json_is_refused_with_the_cure(api:
     assert "content-type: application/json" in error_of(answer)["message"]
 
 
+async def test_a_request_is_answered_in_the_words_of_a_spec(api: Api) -> None:
+    await api.vm()
+    nic = {"forwards": ["70000:80", 5], "modle": "virtio"}
+    answer = await api.http.post("/v1/vms/web/nics", json={"nic": nic})
+    said = error_of(answer)["message"]
+    assert "nic.forwards.0" in said
+    assert "must be at most 65535" in said
+    assert "nic.modle: there is no such key" in said
+    assert "nput should" not in said
+
+
 async def test_a_message_may_quote_what_utf8_cannot_hold(api: Api) -> None:
     body = b'{"document": "\\ud800: 1", "source": "\\udfff"}'
     answer = await api.http.post("/v1/vms", content=body, headers={"content-type": "application/json"})

@@ -156,9 +156,11 @@ def test_edit_without_a_change_asks_nothing_of_the_agent(
     assert editor.kept == []
 
 
+@pytest.mark.usefixtures("terminal")
 def test_edit_opens_again_with_the_problems_above_their_lines(
-    stub: StubAgent, roost: Roost, editor: Editor
+    stub: StubAgent, roost: Roost, editor: Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answer(monkeypatch, True)
     editor.does(
         "text = text.replace('cpus: 999', 'cpus: 9') if '999' in text else text.replace('cpus: 2', 'cpus: 999')"
     )
@@ -179,9 +181,36 @@ def test_edit_opens_again_with_the_problems_above_their_lines(
     assert stub.asked[-1].json["document"] == "name: web\ncpus: 9\n"
 
 
-def test_edit_that_is_given_up_keeps_the_text_and_names_the_file(
-    stub: StubAgent, roost: Roost, editor: Editor
+def test_an_editor_without_a_terminal_has_one_try(stub: StubAgent, roost: Roost, editor: Editor) -> None:
+    editor.does("text += '# more\\ncpus: 999\\n'")
+    stub.on("POST", "/v1/vms/web/apply", refusal(InvalidSpec([Problem("cpus", "too many", line=2)]), 400))
+
+    outcome = roost("vm", "edit", "web")
+
+    assert (outcome.status, len(editor.seen)) == (2, 1)
+    assert f"your text is kept in {editor.kept[0]}" in outcome.err
+
+
+@pytest.mark.usefixtures("terminal")
+def test_a_person_may_leave_a_mistake_for_later(
+    stub: StubAgent, roost: Roost, editor: Editor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answer(monkeypatch, False)
+    editor.does("text = text.replace('cpus: 2', 'cpus: 999')")
+    stub.on("POST", "/v1/vms/web/apply", refusal(InvalidSpec([Problem("cpus", "too many", line=2)]), 400))
+
+    outcome = roost("vm", "edit", "web")
+
+    assert (outcome.status, len(editor.seen)) == (1, 1)
+    assert "too many" in outcome.err
+    assert f"your text is kept in {editor.kept[0]}" in outcome.err
+
+
+@pytest.mark.usefixtures("terminal")
+def test_edit_that_is_given_up_keeps_the_text_and_names_the_file(
+    stub: StubAgent, roost: Roost, editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer(monkeypatch, True)
     editor.does("text = text.replace('cpus: 2', 'cpus: 999')")
     stub.on("POST", "/v1/vms/web/apply", refusal(InvalidSpec([Problem("cpus", "too many", line=2)]), 400))
 
@@ -248,7 +277,7 @@ def test_what_is_no_utf8_is_the_agents_to_refuse(stub: StubAgent, roost: Roost, 
 @pytest.mark.parametrize(
     ("command", "message"), [("/nonexistent/editor", "cannot be run"), ("false", "status 1")]
 )
-def test_an_editor_that_fails_loses_nothing(
+def test_an_editor_that_fails_leaves_no_text_that_nobody_changed(
     roost: Roost, editor: Editor, monkeypatch: pytest.MonkeyPatch, command: str, message: str
 ) -> None:
     editor.does("pass")
@@ -258,4 +287,5 @@ def test_an_editor_that_fails_loses_nothing(
 
     assert outcome.status == 1
     assert message in outcome.err
-    assert str(editor.kept[0]) in outcome.err
+    assert "kept" not in outcome.err
+    assert editor.kept == []

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.http11 import Request, Response
@@ -17,6 +18,7 @@ from websockets.sync.server import ServerConnection, unix_serve
 from roost.errors import StateError
 from tests.unit.agent_stub import refusal
 from tests.unit.cli.conftest import Roost
+from tests.unit.cli.samples import vm
 
 
 class Console:
@@ -25,8 +27,11 @@ class Console:
     def __init__(self) -> None:
         self.paths: list[str] = []
         self.refuses = False
+        self.state = "running"
 
     def process(self, connection: ServerConnection, request: Request) -> Response | None:
+        if request.path == "/v1/vms/web":
+            return connection.respond(200, json.dumps(vm(state=self.state)))
         self.paths.append(request.path)
         if not self.refuses:
             return None
@@ -60,9 +65,10 @@ def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Console
         yield console
 
 
-def run(*options: str, typed: bytes = b"date\n") -> subprocess.CompletedProcess[bytes]:
+def run(*options: str, typed: bytes | None = b"date\n") -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "roost.cli.main", "vm", "console", "web", *options]
-    return subprocess.run(command, input=typed, capture_output=True, check=False, timeout=30)
+    source: dict[str, Any] = {"stdin": subprocess.DEVNULL} if typed is None else {"input": typed}
+    return subprocess.run(command, capture_output=True, check=False, timeout=30, **source)
 
 
 def test_it_carries_both_ways_until_the_console_ends(console: Console) -> None:
@@ -71,6 +77,23 @@ def test_it_carries_both_ways_until_the_console_ends(console: Console) -> None:
     assert ended.stdout == b"hello\r\ngot date\n"
     assert ended.returncode == 1
     assert console.paths == ["/v1/vms/web/console?history=100&read_only=false"]
+
+
+def test_a_vm_that_says_nothing_yet_is_no_riddle(console: Console) -> None:
+    console.state = "stopped"
+
+    ended = run()
+
+    assert ended.stdout == b"hello\r\ngot date\n"
+    assert ended.stderr.startswith(b"web is stopped; its output shows when it starts: roost vm start web\n")
+
+
+def test_where_nobody_can_type_it_is_refused_with_what_to_do(console: Console) -> None:
+    ended = run(typed=None)
+
+    assert ended.returncode == 4
+    assert b"roost vm logs web --follow" in ended.stderr
+    assert console.paths == []
 
 
 def test_a_refusal_is_the_agents_error(console: Console) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from roost.errors import CommandRejected
 from tests.unit.agent_stub import StubAgent
 from tests.unit.cli.conftest import Roost
 
@@ -57,6 +58,36 @@ def test_as_data_it_is_one_object(stub: StubAgent, roost: Roost) -> None:
 
     assert outcome.status == 3
     assert json.loads(outcome.out)["stdout"] == "a\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("words", "argv", "timeout"),
+    [
+        (["web", "uname", "-a"], ["uname", "-a"], 3600),
+        (["web", "--", "uname", "-a"], ["uname", "-a"], 3600),
+        (["--timeout", "5", "web", "sh", "-c", "x", "--", "-e"], ["sh", "-c", "x", "--", "-e"], 5),
+        (["web", "--timeout=5", "ls", "--timeout", "6"], ["ls", "--timeout", "6"], 5),
+        (["web", "--timeout", "5", "--", "-x"], ["-x"], 5),
+        (["--", "web", "ls", "-o", "json"], ["ls", "-o", "json"], 3600),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_what_follows_the_name_is_the_guests(
+    stub: StubAgent, roost: Roost, words: list[str], argv: list[str], timeout: int
+) -> None:
+    stub.on("POST", "/v1/vms/web/exec", ran())
+
+    assert roost("vm", "exec", *words).status == 0
+    assert (stub.asked[0].json["argv"], stub.asked[0].json["timeout"]) == (argv, timeout)
+
+
+def test_a_command_that_is_not_there_has_the_status_of_a_shell(stub: StubAgent, roost: Roost) -> None:
+    error = CommandRejected("web has no command nope", context={"status": 127})
+    stub.on("POST", "/v1/vms/web/exec", error)
+
+    outcome = roost("vm", "exec", "web", "nope")
+
+    assert (outcome.status, outcome.err) == (127, "error: web has no command nope\n")
 
 
 @pytest.mark.parametrize(("stdin", "passed"), [(b"\0piped\n", b"\0piped\n"), (None, b"")])

@@ -40,13 +40,17 @@ def test_create_sends_the_file_as_it_is(stub: StubAgent, roost: Roost, tmp_path:
     assert request.start
 
 
-def test_a_password_that_was_drawn_is_shown(stub: StubAgent, roost: Roost, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("user", "whose"), [("admin", "admin"), (None, "the image's default user")])
+def test_a_password_that_was_drawn_is_shown_with_whose_it_is(
+    stub: StubAgent, roost: Roost, tmp_path: Path, user: str | None, whose: str
+) -> None:
     file = tmp_path / "web.yaml"
     file.write_text("name: web\npassword: random\n")
     stub.on("POST", "/v1/vms", operation("vm.create", result=vm(one_time_password="ox-42")))
+    stub.on("GET", "/v1/vms/web", {**vm(), "spec": {"user": user}})
 
     assert roost("vm", "create", str(file)).out.endswith(
-        "\npassword of its first login, shown this once: ox-42\n"
+        f"\npassword of {whose} for the first login, shown this once: ox-42\n"
     )
 
 

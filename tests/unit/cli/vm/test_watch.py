@@ -6,6 +6,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,25 +66,55 @@ def test_an_escape_at_the_end_of_the_log_does_not_meet_what_the_shell_prints_nex
 def test_events_are_lines(stub: StubAgent, roost: Roost) -> None:
     event = {"time": "2026-01-31T12:31:07.000Z", "vm": "web", "id": "k3", "kind": "running", "detail": "woke"}
     stub.on("GET", "/v1/events", events(event, {**event, "detail": ""}))
+    stub.on("GET", "/v1/vms/web", vm())
 
     shown = roost("vm", "events", "web")
     data = roost("vm", "events", "-o", "json")
 
     assert shown.out == "12:31:07  web  running  woke\n12:31:07  web  running\n"
     assert [json.loads(line)["detail"] for line in data.out.splitlines()] == ["woke", ""]
-    assert [request.query for request in stub.asked] == [{"vm": ["web"]}, {}]
+    assert [request.query for request in stub.asked if "events" in request.path] == [{"vm": ["web"]}, {}]
+
+
+def test_events_of_a_vm_that_is_not_there_are_not_waited_for(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/events", events())
+
+    assert roost("vm", "events", "nosuch").status == 3
 
 
 def test_wait_asks_the_agent_to_wait(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web", vm())
     stub.on("GET", "/v1/vms/web/wait", vm())
 
     outcome = roost("vm", "wait", "web", "--for", "running", "--timeout", "1m30s")
 
-    assert (outcome.status, outcome.out) == (0, "web is running\n")
-    assert stub.asked[0].query == {"for": ["running"], "timeout": ["90.0"]}
+    assert (outcome.status, outcome.out, outcome.err) == (0, "web is running\n", "")
+    assert stub.asked[-1].query == {"for": ["running"], "timeout": ["90.0"]}
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"state": "sleeping"}, "web is sleeping, and nothing is under way: roost vm wake web\n"),
+        ({"state": "warm"}, "web is paused, and nothing is under way: roost vm resume web\n"),
+        ({"state": "stopped"}, "web is stopped, and nothing is under way: roost vm start web\n"),
+        ({"state": "stopped", "transition": {"operation": "start"}}, ""),
+    ],
+    ids=str,
+)
+def test_wait_says_when_nothing_is_under_way(
+    stub: StubAgent, roost: Roost, facts: dict[str, Any], said: str
+) -> None:
+    stub.on("GET", "/v1/vms/web", {**vm(), **facts})
+    stub.on("GET", "/v1/vms/web/wait", vm())
+
+    outcome = roost("vm", "wait", "web")
+
+    assert (outcome.status, outcome.err) == (0, said)
 
 
 def test_wait_in_vain_is_refused(stub: StubAgent, roost: Roost) -> None:
+    stub.on("GET", "/v1/vms/web", vm(state="stopped"))
     stub.on("GET", "/v1/vms/web/wait", StateError("web is stopped", actual="stopped", required="ready"))
 
     assert roost("vm", "wait", "web").status == 4
