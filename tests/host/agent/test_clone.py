@@ -56,7 +56,7 @@ def test_live_clones_share_the_past_and_nothing_else(house: House, source: str) 
     views = [house.show(name) for name in family]
     for index, (name, view) in enumerate(zip(family, views, strict=True)):
         assert house.sh(name, MAC) == view["nics"][0]["mac"]
-        assert view["parent"] == (None if index == 0 else views[0]["id"])
+        assert view["parent"] == (None if index == 0 else family[0])
     assert len({view["nics"][0]["mac"] for view in views}) == len(family)
     assert len({view["uid"] for view in views}) == len(family) or views[0]["uid"] is None
     assert len({house.sh(name, "head -c 16 /dev/urandom | xxd -p") for name in family}) == len(family)
