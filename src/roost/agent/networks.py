@@ -20,6 +20,7 @@ from roost.agent.addressing import Card as VmCard
 from roost.agent.addressing import Cards, elsewhere
 from roost.agent.store import Entry, Store
 from roost.agent.tunnels import Tunnels
+from roost.common.cleanup import even_if_cancelled
 from roost.common.files import fsync_path, read_json, write_atomic, write_json
 from roost.common.log import get_logger
 from roost.common.paths import Home
@@ -174,7 +175,7 @@ class Networks:
                 await self._apply_rules()
                 await self._make_ready(network)
             except BaseException:
-                await asyncio.shield(self._take_back(network))
+                await even_if_cancelled(self._take_back(network))
                 raise
         log.info("network created", network=network.name, bridge=network.bridge, ipv4=network.ipv4)
         return network

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from roost.common import steps
+from roost.common.cleanup import even_if_cancelled
 from roost.common.log import get_logger
 from roost.errors import RoostError
 from roost.host import drives
@@ -91,7 +92,7 @@ class Resources:
                 steps.reached(f"{'start' if cold else 'wake'}:{resource.kind}")
             yield
         except BaseException:
-            await self.release()
+            await even_if_cancelled(self.release())
             raise
 
     async def ensure_disk(self, name: str) -> None:
